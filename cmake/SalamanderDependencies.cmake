@@ -1,0 +1,33 @@
+# Every package the program stands on, named once. scripts/install_packages installs the same list.
+
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(absl REQUIRED)
+find_package(yaml-cpp REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(MPI REQUIRED COMPONENTS C)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+
+# Both HDF5 flavours can be installed at once: the serial C library is the one that is meant.
+set(HDF5_PREFER_PARALLEL OFF)
+find_package(HDF5 REQUIRED COMPONENTS C)
+
+# OpenBLAS threads with OpenMP, so that it shares one pool with the kernels; other flavours bring a second pool.
+find_library(OPENBLAS_LIBRARY NAMES openblas REQUIRED
+  PATH_SUFFIXES openblas-openmp x86_64-linux-gnu/openblas-openmp aarch64-linux-gnu/openblas-openmp)
+find_path(OPENBLAS_INCLUDE_DIR NAMES cblas.h REQUIRED
+  PATH_SUFFIXES openblas-openmp x86_64-linux-gnu/openblas-openmp aarch64-linux-gnu/openblas-openmp
+                x86_64-linux-gnu aarch64-linux-gnu openblas)
+add_library(salamander_openblas INTERFACE)
+target_link_libraries(salamander_openblas INTERFACE ${OPENBLAS_LIBRARY})
+target_include_directories(salamander_openblas SYSTEM INTERFACE ${OPENBLAS_INCLUDE_DIR})
+
+if(SALAMANDER_BUILD_TESTS)
+  find_package(GTest REQUIRED)
+endif()
+if(SALAMANDER_BUILD_BENCHMARKS)
+  find_package(benchmark REQUIRED)
+endif()

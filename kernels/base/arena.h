@@ -1,0 +1,67 @@
+// Bump allocator for everything a step needs. The address range is reserved at setup and memory is
+// committed on first touch, so a step makes no allocation call and a generous capacity costs
+// nothing.
+#ifndef KERNELS_BASE_ARENA_H_
+#define KERNELS_BASE_ARENA_H_
+
+#include <cstdint>
+#include <initializer_list>
+
+#include "absl/status/statusor.h"
+
+#include "kernels/base/tensor_view.h"
+
+namespace salamander {
+
+class Arena {
+ public:
+  static constexpr int64_t kAlignment = 64;  // one cache line, and the widest vector register
+
+  // Reserves `capacity_bytes` of address space. Fails where the system refuses the reservation.
+  static absl::StatusOr<Arena> Reserve(int64_t capacity_bytes);
+
+  Arena(Arena&& other) noexcept;
+  Arena& operator=(Arena&& other) noexcept;
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  ~Arena();
+
+  // Uninitialised memory. Running past the capacity is fatal: the plan that sized the arena was
+  // wrong.
+  void* Allocate(int64_t bytes);
+  TensorView Tensor(DType dtype, std::initializer_list<int64_t> dims);
+  template <typename Element>
+  Element* Array(int64_t count) {
+    return static_cast<Element*>(Allocate(count * static_cast<int64_t>(sizeof(Element))));
+  }
+
+  int64_t used_bytes() const { return used_; }
+  int64_t peak_bytes() const { return peak_; }
+  int64_t capacity_bytes() const { return capacity_; }
+  void RewindTo(int64_t used_bytes) { used_ = used_bytes; }
+
+ private:
+  Arena(char* base, int64_t capacity) : base_(base), capacity_(capacity) {}
+
+  char* base_ = nullptr;
+  int64_t capacity_ = 0;
+  int64_t used_ = 0;
+  int64_t peak_ = 0;
+};
+
+// Gives back on destruction everything allocated since construction.
+class ArenaScope {
+ public:
+  explicit ArenaScope(Arena& arena) : arena_(arena), mark_(arena.used_bytes()) {}
+  ~ArenaScope() { arena_.RewindTo(mark_); }
+  ArenaScope(const ArenaScope&) = delete;
+  ArenaScope& operator=(const ArenaScope&) = delete;
+
+ private:
+  Arena& arena_;
+  int64_t mark_;
+};
+
+}  // namespace salamander
+
+#endif  // KERNELS_BASE_ARENA_H_
