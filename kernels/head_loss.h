@@ -1,0 +1,66 @@
+// Output head fused with its loss. Logits exist for one chunk of tokens at a time and are never
+// kept whole, so length is not bounded by the vocabulary. The gradient is taken in the same pass.
+//   logits_t = logit_scale * head h_t
+//   cross-entropy   loss = sum_t w_t * (logsumexp(logits_t) - logits_t[target_t])
+//   KL to a teacher loss = sum_t w_t * sum_v p_tv * (log p_tv - log q_tv), p teacher's and q
+//   student's softmax (T = 1) gradients are those of gradient_scale * loss; a row of weight 0 adds
+//   exactly nothing.
+#ifndef KERNELS_HEAD_LOSS_H_
+#define KERNELS_HEAD_LOSS_H_
+
+#include "absl/status/status.h"
+
+#include "kernels/base/execution_context.h"
+#include "kernels/base/tensor_view.h"
+
+namespace salamander {
+
+struct HeadGradients {
+  double scale = 1.0;
+  TensorView d_hidden;  // [T, C], overwritten; empty: no gradient is wanted
+  TensorView d_head;    // [V, C], added to; empty: not wanted (a frozen head)
+};
+
+struct HeadCrossEntropyArgs {
+  TensorView hidden;  // [T, C], after the final norm
+  TensorView head;    // [V, C]
+  double logit_scale = 1.0;
+  TensorView targets;       // [T] int32; not read where the weight is 0
+  TensorView loss_weights;  // [T] fp32
+  HeadGradients gradients;
+  TensorView token_losses;  // [T] fp32 receives the unweighted loss of each row (0 where weight is
+                            // 0), or empty
+  TensorView predictions;  // [T] int32 receives the argmax (lowest index of equals; -1 where weight
+                           // is 0), or empty
+  double* loss_sum = nullptr;  // receives the weighted sum, summed over rows in order
+};
+
+struct HeadDistillationArgs {
+  TensorView hidden;  // [T, C] student
+  TensorView head;    // [V, C] student
+  double logit_scale = 1.0;
+  TensorView teacher_hidden;  // [T, C']
+  TensorView teacher_head;    // [V, C']
+  double teacher_logit_scale = 1.0;
+  TensorView loss_weights;  // [T] fp32
+  HeadGradients gradients;  // of the student
+  TensorView token_losses;  // [T] fp32 or empty
+  double* loss_sum = nullptr;
+};
+
+struct HeadLogitsArgs {
+  TensorView hidden;  // [T, C]
+  TensorView head;    // [V, C]
+  double logit_scale = 1.0;
+  TensorView logits;  // [T, V]
+};
+
+absl::Status HeadCrossEntropy(const ExecutionContext& context, const HeadCrossEntropyArgs& args);
+absl::Status HeadDistillation(const ExecutionContext& context, const HeadDistillationArgs& args);
+
+// Plain logits, for sampling and for parity reports of a few tokens.
+absl::Status HeadLogits(const ExecutionContext& context, const HeadLogitsArgs& args);
+
+}  // namespace salamander
+
+#endif  // KERNELS_HEAD_LOSS_H_

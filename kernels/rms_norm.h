@@ -1,0 +1,46 @@
+// Root-mean-square normalisation over the last dimension, with the residual addition that comes
+// before it fused in.
+//   forward   h = residual + branch_scale * branch  (h = residual where branch is empty)
+//             r = 1 / sqrt(mean(h^2) + epsilon)      y = h * r * weight
+//   backward  dh = r * (weight * dy - h * r^2 * mean(h * weight * dy)) + d_hidden       dweight +=
+//   sum_t dy * h * r
+//             d_branch = branch_scale * dh           d_residual = dh
+#ifndef KERNELS_RMS_NORM_H_
+#define KERNELS_RMS_NORM_H_
+
+#include "absl/status/status.h"
+
+#include "kernels/base/execution_context.h"
+#include "kernels/base/tensor_view.h"
+
+namespace salamander {
+
+struct RmsNormForwardArgs {
+  TensorView residual;  // [T, C]
+  TensorView branch;    // [T, C] or empty
+  double branch_scale = 1.0;
+  TensorView weight;  // [C]
+  double epsilon = 1e-6;
+  TensorView hidden;       // [T, C] receives h; may alias residual; empty where branch is
+  TensorView output;       // [T, C] receives y
+  TensorView inverse_rms;  // [T] receives r, in the activations' dtype
+};
+
+struct RmsNormBackwardArgs {
+  TensorView hidden;       // [T, C] h of the forward (its residual where it had no branch)
+  TensorView weight;       // [C]
+  TensorView inverse_rms;  // [T]
+  TensorView d_output;     // [T, C]
+  TensorView d_hidden;     // [T, C] gradient that reaches h from further on, or empty: zero
+  double branch_scale = 1.0;
+  TensorView d_residual;  // [T, C] receives dh; may alias d_hidden; or empty: not wanted
+  TensorView d_branch;    // [T, C] receives branch_scale * dh, or empty
+  TensorView d_weight;    // [C], added to; or empty: not wanted. Summed over rows in a fixed order
+};
+
+absl::Status RmsNormForward(const ExecutionContext& context, const RmsNormForwardArgs& args);
+absl::Status RmsNormBackward(const ExecutionContext& context, const RmsNormBackwardArgs& args);
+
+}  // namespace salamander
+
+#endif  // KERNELS_RMS_NORM_H_
