@@ -34,9 +34,9 @@ struct LightningBackwardArgs {
   double scale = 1.0;
   TensorView
       states;  // [slots, H, D (v), D (k)] as the forward found it: in-slots still hold start states
-  TensorView d_states;  // same shape: a segment's out-slot holds the gradient of its final state;
-                        // its in-slot receives (overwritten) the gradient of its start state. In
-                        // and out slots differ. Empty: no slots
+  TensorView d_states;    // same shape: a segment's out-slot holds the gradient of its final state;
+                          // its in-slot receives (overwritten) the gradient of its start state. In
+                          // and out slots differ. Empty: no slots
   TensorView d_out;       // [T, H, D]
   TensorView dq, dk, dv;  // [T, H, D], overwritten
 };

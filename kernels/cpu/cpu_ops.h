@@ -16,6 +16,7 @@
 #include "kernels/layer_mse.h"
 #include "kernels/lightning_attention.h"
 #include "kernels/linear.h"
+#include "kernels/memory.h"
 #include "kernels/rms_norm.h"
 #include "kernels/sigmoid_gate.h"
 #include "kernels/sparse_attention.h"
@@ -23,6 +24,9 @@
 
 namespace salamander::cpu {
 
+absl::Status Zero(const ExecutionContext& context, const TensorView& tensor);
+absl::Status Copy(const ExecutionContext& context, const TensorView& source,
+                  const TensorView& destination);
 absl::Status LinearForward(const ExecutionContext& context, const LinearForwardArgs& args);
 absl::Status LinearBackward(const ExecutionContext& context, const LinearBackwardArgs& args);
 absl::Status EmbeddingForward(const ExecutionContext& context, const EmbeddingForwardArgs& args);

@@ -1,0 +1,125 @@
+#include "model/layers/lightning_mixer.h"
+
+#include "kernels/base/status_macros.h"
+#include "kernels/lightning_attention.h"
+#include "kernels/rms_norm.h"
+
+namespace salamander {
+namespace {
+
+// Training documents start from nothing; cached sequences go on from their slot.
+std::vector<Segment> WithoutStates(Segments segments) {
+  std::vector<Segment> stateless(segments.begin(), segments.end());
+  for (Segment& segment : stateless) segment.state_in = segment.state_out = -1;
+  return stateless;
+}
+
+}  // namespace
+
+LightningMixer::LightningMixer(const LightningConfig& config, double norm_epsilon,
+                               const MixerTensors& weights)
+    : shape_{config.heads, config.kv_heads, config.head_dim, norm_epsilon},
+      weights_(weights),
+      scale_(LightningScaleValue(config)),
+      slopes_(LightningSlopes(config)),
+      slopes_fp32_(slopes_.begin(), slopes_.end()) {}
+
+TensorView LightningMixer::Slopes(DType dtype) const {
+  // Kernels only read slopes; TensorView has no constant form.
+  return dtype == DType::kFloat64
+             ? TensorView::Of(const_cast<double*>(slopes_.data()), {shape_.heads})
+             : TensorView::Of(const_cast<float*>(slopes_fp32_.data()), {shape_.heads});
+}
+
+absl::Status LightningMixer::Forward(const MixerPass& pass, TensorView input, TensorView output,
+                                     MixerActivations& saved) const {
+  RETURN_IF_ERROR(ProjectQkv(pass, shape_, weights_, input, saved));
+  Arena& arena = *pass.execution->arena;
+  const int64_t tokens = input.dim(0);
+  const int64_t inner = shape_.heads * shape_.head_dim;
+  saved.attention = arena.Tensor(input.dtype(), {tokens, shape_.heads, shape_.head_dim});
+  const std::vector<Segment> stateless = WithoutStates(pass.segments);
+  RETURN_IF_ERROR(LightningForward(
+      *pass.execution, {.q = saved.query,
+                        .k = saved.key,
+                        .v = saved.value,
+                        .slopes = Slopes(input.dtype()),
+                        .segments = pass.cache == nullptr ? Segments(stateless) : pass.segments,
+                        .scale = scale_,
+                        .states = pass.cache == nullptr ? TensorView() : pass.cache->states,
+                        .out = saved.attention}));
+  TensorView mixed = saved.attention.Reshape({tokens, inner});
+  if (!weights_.output_norm.empty()) {
+    saved.normed = arena.Tensor(input.dtype(), {tokens, inner});
+    saved.output_inverse_rms = arena.Tensor(input.dtype(), {tokens});
+    RETURN_IF_ERROR(RmsNormForward(*pass.execution, {.residual = mixed,
+                                                     .branch = {},
+                                                     .weight = weights_.output_norm,
+                                                     .epsilon = shape_.norm_epsilon,
+                                                     .hidden = {},
+                                                     .output = saved.normed,
+                                                     .inverse_rms = saved.output_inverse_rms}));
+    mixed = saved.normed;
+  }
+  return ProjectOutput(pass, weights_, input, mixed, output, saved);
+}
+
+absl::Status LightningMixer::Backward(const MixerPass& pass, TensorView input,
+                                      const MixerActivations& saved, TensorView d_output,
+                                      TensorView d_input, const MixerTensors& gradients) const {
+  SALAMANDER_CHECK(pass.cache == nullptr) << "there is no backward through a generation cache";
+  Arena& arena = *pass.execution->arena;
+  const ArenaScope scope(arena);
+  const int64_t tokens = input.dim(0);
+  const int64_t inner = shape_.heads * shape_.head_dim;
+  const TensorView attention = saved.attention.Reshape({tokens, inner});
+  const TensorView d_mixed = arena.Tensor(input.dtype(), {tokens, inner});
+  RETURN_IF_ERROR(
+      ProjectOutputBackward(pass, {.weights = weights_,
+                                   .gradients = gradients,
+                                   .input = input,
+                                   .mixed = saved.normed.empty() ? attention : saved.normed,
+                                   .saved = saved,
+                                   .d_output = d_output,
+                                   .d_mixed = d_mixed,
+                                   .d_input = d_input}));
+  TensorView d_attention = d_mixed;
+  if (!saved.normed.empty()) {
+    d_attention = arena.Tensor(input.dtype(), {tokens, inner});
+    RETURN_IF_ERROR(RmsNormBackward(*pass.execution, {.hidden = attention,
+                                                      .weight = weights_.output_norm,
+                                                      .inverse_rms = saved.output_inverse_rms,
+                                                      .d_output = d_mixed,
+                                                      .d_hidden = {},
+                                                      .d_residual = d_attention,
+                                                      .d_branch = {},
+                                                      .d_weight = gradients.output_norm}));
+  }
+  const auto like_heads = [&] {
+    return arena.Tensor(input.dtype(), {tokens, shape_.heads, shape_.head_dim});
+  };
+  const QkvGradients d{like_heads(), like_heads(), like_heads()};
+  const std::vector<Segment> stateless = WithoutStates(pass.segments);
+  RETURN_IF_ERROR(LightningBackward(
+      *pass.execution, {.q = saved.query,
+                        .k = saved.key,
+                        .v = saved.value,
+                        .slopes = Slopes(input.dtype()),
+                        .segments = stateless,
+                        .scale = scale_,
+                        .states = {},
+                        .d_states = {},
+                        .d_out = d_attention.Reshape({tokens, shape_.heads, shape_.head_dim}),
+                        .dq = d.query,
+                        .dk = d.key,
+                        .dv = d.value}));
+  return ProjectQkvBackward(pass, {.shape = shape_,
+                                   .weights = weights_,
+                                   .gradients = gradients,
+                                   .input = input,
+                                   .saved = saved,
+                                   .d = d,
+                                   .d_input = d_input});
+}
+
+}  // namespace salamander

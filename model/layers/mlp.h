@@ -1,0 +1,31 @@
+// SwiGLU feed-forward: output = down(silu(gate(u)) * up(u)).
+#ifndef MODEL_LAYERS_MLP_H_
+#define MODEL_LAYERS_MLP_H_
+
+#include "absl/status/status.h"
+
+#include "kernels/base/execution_context.h"
+#include "model/model_tensors.h"
+
+namespace salamander {
+
+struct MlpActivations {
+  TensorView gate, up;  // [T, F]
+};
+
+absl::Status MlpForward(const ExecutionContext& context, const MlpTensors& weights,
+                        TensorView input, TensorView output, MlpActivations& saved);
+
+struct MlpBackwardArgs {
+  const MlpTensors& weights;
+  const MlpTensors& gradients;  // added to, where not empty
+  TensorView input;             // [T, C]
+  const MlpActivations& saved;  // overwritten
+  TensorView d_output;          // [T, C]
+  TensorView d_input;           // [T, C], overwritten
+};
+absl::Status MlpBackward(const ExecutionContext& context, const MlpBackwardArgs& args);
+
+}  // namespace salamander
+
+#endif  // MODEL_LAYERS_MLP_H_

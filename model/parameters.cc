@@ -1,0 +1,156 @@
+#include "model/parameters.h"
+
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "kernels/base/random.h"
+#include "kernels/base/status_macros.h"
+
+namespace salamander {
+namespace {
+
+// Every parameter starts on a cache line in either precision.
+constexpr int64_t kAlignmentElements = 16;
+
+template <typename Element>
+void FillNormalAs(TensorView view, uint64_t key, double standard_deviation) {
+  auto* const values = view.data<Element>();
+  const int64_t size = view.size();
+#pragma omp parallel for schedule(static)
+  for (int64_t index = 0; index < size; ++index) {
+    values[index] =
+        static_cast<Element>(standard_deviation * NormalAt(key, static_cast<uint64_t>(index)));
+  }
+}
+
+void FillOnes(TensorView view) {
+  for (int64_t index = 0; index < view.size(); ++index) {
+    if (view.dtype() == DType::kFloat64) {
+      view.data<double>()[index] = 1.0;
+    } else {
+      view.data<float>()[index] = 1.0F;
+    }
+  }
+}
+
+}  // namespace
+
+int64_t ParameterSpec::size() const {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+}
+
+ParameterLayout::ParameterLayout(const ModelConfig& config) {
+  const int64_t width = config.width;
+  Add("embedding.weight", {config.vocabulary, width}, ParameterKind::kEmbedding,
+      ParameterRole::kEmbedding, -1);
+  for (int64_t layer = 0; layer < config.layer_count(); ++layer) {
+    const std::string prefix = absl::StrCat("layers.", layer, ".");
+    const LayerConfig& kind = config.layers[static_cast<size_t>(layer)];
+    Add(prefix + "input_norm.weight", {width}, ParameterKind::kNorm, ParameterRole::kNorm, layer);
+    AddMixer(config, kind.mixer,
+             kind.mixer == MixerKind::kSoftmax ? ParameterRole::kSoftmaxMixer
+                                               : ParameterRole::kLightningMixer,
+             layer);
+    if (kind.has_candidate)
+      AddMixer(config, MixerKind::kLightning, ParameterRole::kCandidate, layer);
+    Add(prefix + "post_norm.weight", {width}, ParameterKind::kNorm, ParameterRole::kNorm, layer);
+    Add(prefix + "mlp.gate.weight", {config.intermediate, width}, ParameterKind::kMatrix,
+        ParameterRole::kMlp, layer);
+    Add(prefix + "mlp.up.weight", {config.intermediate, width}, ParameterKind::kMatrix,
+        ParameterRole::kMlp, layer);
+    Add(prefix + "mlp.down.weight", {width, config.intermediate}, ParameterKind::kMatrix,
+        ParameterRole::kMlp, layer);
+  }
+  Add("final_norm.weight", {width}, ParameterKind::kNorm, ParameterRole::kNorm, -1);
+  if (!config.tie_embeddings) {
+    Add("head.weight", {config.vocabulary, width}, ParameterKind::kHead, ParameterRole::kHead, -1);
+  }
+}
+
+void ParameterLayout::AddMixer(const ModelConfig& config, MixerKind mixer, ParameterRole role,
+                               int64_t layer) {
+  const bool softmax = mixer == MixerKind::kSoftmax;
+  const int64_t head_dim = softmax ? config.softmax.head_dim : config.lightning.head_dim;
+  const int64_t inner = head_dim * (softmax ? config.softmax.heads : config.lightning.heads);
+  const int64_t kv = head_dim * (softmax ? config.softmax.kv_heads : config.lightning.kv_heads);
+  const bool qk_norm = softmax ? config.softmax.use_qk_norm : config.lightning.use_qk_norm;
+  const bool gate = softmax ? config.softmax.use_output_gate : config.lightning.use_output_gate;
+  const std::string prefix =
+      absl::StrCat("layers.", layer, role == ParameterRole::kCandidate ? ".candidate." : ".mixer.");
+  Add(prefix + "query.weight", {inner, config.width}, ParameterKind::kMatrix, role, layer);
+  Add(prefix + "key.weight", {kv, config.width}, ParameterKind::kMatrix, role, layer);
+  Add(prefix + "value.weight", {kv, config.width}, ParameterKind::kMatrix, role, layer);
+  Add(prefix + "output.weight", {config.width, inner}, ParameterKind::kMatrix, role, layer);
+  if (qk_norm) {
+    Add(prefix + "query_norm.weight", {head_dim}, ParameterKind::kNorm, role, layer);
+    Add(prefix + "key_norm.weight", {head_dim}, ParameterKind::kNorm, role, layer);
+  }
+  if (!softmax && config.lightning.use_output_norm) {
+    Add(prefix + "output_norm.weight", {inner}, ParameterKind::kNorm, role, layer);
+  }
+  if (gate) Add(prefix + "gate.weight", {inner, config.width}, ParameterKind::kMatrix, role, layer);
+}
+
+void ParameterLayout::Add(const std::string& name, std::vector<int64_t> shape, ParameterKind kind,
+                          ParameterRole role, int64_t layer) {
+  ParameterSpec spec{name, std::move(shape), kind, role, layer, total_size_};
+  total_size_ += (spec.size() + kAlignmentElements - 1) / kAlignmentElements * kAlignmentElements;
+  index_[name] = specs_.size();
+  specs_.push_back(std::move(spec));
+}
+
+int64_t ParameterLayout::parameter_count() const {
+  int64_t count = 0;
+  for (const ParameterSpec& spec : specs_) count += spec.size();
+  return count;
+}
+
+const ParameterSpec* ParameterLayout::Find(const std::string& name) const {
+  const auto found = index_.find(name);
+  return found == index_.end() ? nullptr : &specs_[found->second];
+}
+
+absl::StatusOr<ParameterBuffer> ParameterBuffer::Create(const ParameterLayout& layout,
+                                                        DType dtype) {
+  const int64_t bytes =
+      layout.total_size() * static_cast<int64_t>(SizeOf(dtype)) + Arena::kAlignment;
+  ASSIGN_OR_RETURN(Arena memory, Arena::Reserve(bytes));
+  const TensorView flat =
+      memory.Tensor(dtype, {layout.total_size()});  // fresh pages of the system are zero
+  return ParameterBuffer(std::move(memory), flat);
+}
+
+TensorView ParameterBuffer::View(const ParameterSpec& spec) const {
+  const TensorView rows = flat_.Rows(spec.offset, spec.size());
+  return spec.shape.size() == 1 ? rows : rows.Reshape({spec.shape[0], spec.shape[1]});
+}
+
+void ParameterBuffer::Zero() {
+  std::memset(flat_.raw(), 0, static_cast<size_t>(flat_.bytes()));
+}
+
+void FillNormal(TensorView view, const std::string& name, uint64_t seed,
+                double standard_deviation) {
+  const uint64_t key = HashCounter(seed, HashName(name));
+  if (view.dtype() == DType::kFloat64) {
+    FillNormalAs<double>(view, key, standard_deviation);
+  } else {
+    FillNormalAs<float>(view, key, standard_deviation);
+  }
+}
+
+void InitializeWeights(const ModelConfig& config, const ParameterLayout& layout, uint64_t seed,
+                       ParameterBuffer& weights) {
+  for (const ParameterSpec& spec : layout.specs()) {
+    if (spec.kind == ParameterKind::kNorm) {
+      FillOnes(weights.View(spec));
+    } else {
+      FillNormal(weights.View(spec), spec.name, seed, config.initializer_range);
+    }
+  }
+}
+
+}  // namespace salamander

@@ -1,0 +1,231 @@
+#include "model/transformer.h"
+
+#include <utility>
+
+#include "kernels/base/status_macros.h"
+#include "kernels/embedding.h"
+#include "kernels/memory.h"
+#include "kernels/rms_norm.h"
+#include "model/layers/lightning_mixer.h"
+#include "model/layers/softmax_mixer.h"
+
+namespace salamander {
+
+// Forward: h and the branch still to be added to it. Backward: the gradients of both.
+struct Transformer::Stream {
+  TensorView residual;      // [T, C]
+  TensorView branch;        // [T, C]
+  bool has_branch = false;  // whether branch holds something yet
+  bool in_place = false;    // nothing is kept for a backward: h is updated where it stands
+};
+
+Transformer::Transformer(const ModelConfig& config, ModelTensors weights)
+    : config_(config), weights_(std::move(weights)), candidates_(config.layers.size()) {
+  for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
+    const LayerTensors& tensors = weights_.layers[layer];
+    if (config_.layers[layer].mixer == MixerKind::kSoftmax) {
+      mixers_.push_back(
+          std::make_unique<SoftmaxMixer>(config_.softmax, config_.norm_epsilon, tensors.mixer));
+    } else {
+      mixers_.push_back(
+          std::make_unique<LightningMixer>(config_.lightning, config_.norm_epsilon, tensors.mixer));
+    }
+    if (config_.layers[layer].has_candidate) {
+      candidates_[layer] = std::make_unique<LightningMixer>(config_.lightning, config_.norm_epsilon,
+                                                            tensors.candidate);
+    }
+  }
+}
+
+bool Transformer::RunsCandidate(const ForwardPass& pass, int64_t layer) const {
+  return !pass.use_candidate.empty() && pass.use_candidate[static_cast<size_t>(layer)];
+}
+
+const Mixer& Transformer::MixerOf(const ForwardPass& pass, int64_t layer) const {
+  return RunsCandidate(pass, layer) ? candidate(layer) : *mixers_[static_cast<size_t>(layer)];
+}
+
+MixerKind Transformer::KindOf(const ForwardPass& pass, int64_t layer) const {
+  return RunsCandidate(pass, layer) ? MixerKind::kLightning
+                                    : config_.layers[static_cast<size_t>(layer)].mixer;
+}
+
+MixerPass Transformer::PassOf(const ForwardPass& pass, const Activations& tables, int64_t layer,
+                              MixerKind kind) const {
+  return {.execution = pass.execution,
+          .segments = pass.segments,
+          .rope = kind == MixerKind::kLightning ? tables.lightning_rope : tables.softmax_rope,
+          .cache = pass.cache == nullptr ? nullptr : &pass.cache->layer(layer)};
+}
+
+void Transformer::MakeTables(const ForwardPass& pass, DType dtype, Activations& tables) const {
+  const int64_t tokens = pass.tokens.dim(0);
+  const auto make = [&](int64_t head_dim) {
+    return MakeRopeTables(*pass.execution, config_, head_dim, dtype, pass.segments, tokens);
+  };
+  tables.softmax_rope = tables.lightning_rope = {};
+  if (config_.softmax.use_rope && config_.has_mixer(MixerKind::kSoftmax)) {
+    tables.softmax_rope = make(config_.softmax.head_dim);
+  }
+  if (!config_.lightning.use_rope || !config_.has_mixer(MixerKind::kLightning)) return;
+  const bool same = !tables.softmax_rope.cosines.empty() &&
+                    config_.softmax.head_dim == config_.lightning.head_dim;
+  tables.lightning_rope = same ? tables.softmax_rope : make(config_.lightning.head_dim);
+}
+
+absl::Status Transformer::LayerForward(const ForwardPass& pass, int64_t layer,
+                                       const Activations& tables, Stream& stream,
+                                       LayerActivations& saved) const {
+  const ExecutionContext& execution = *pass.execution;
+  const LayerTensors& weights = weights_.layers[static_cast<size_t>(layer)];
+  const int64_t tokens = stream.residual.dim(0);
+  const DType dtype = stream.residual.dtype();
+  const auto activation = [&] { return execution.arena->Tensor(dtype, {tokens, config_.width}); };
+  const auto normalise = [&](TensorView weight, TensorView hidden, TensorView inverse_rms,
+                             TensorView output) {
+    return RmsNormForward(execution, {.residual = stream.residual,
+                                      .branch = stream.has_branch ? stream.branch : TensorView(),
+                                      .branch_scale = config_.residual_scale,
+                                      .weight = weight,
+                                      .epsilon = config_.norm_epsilon,
+                                      .hidden = stream.has_branch ? hidden : TensorView(),
+                                      .output = output,
+                                      .inverse_rms = inverse_rms});
+  };
+
+  saved.input_hidden = stream.in_place || !stream.has_branch ? stream.residual : activation();
+  saved.input_inverse_rms = execution.arena->Tensor(dtype, {tokens});
+  saved.mixer_input = activation();
+  RETURN_IF_ERROR(normalise(weights.input_norm, saved.input_hidden, saved.input_inverse_rms,
+                            saved.mixer_input));
+  stream.residual = saved.input_hidden;
+  RETURN_IF_ERROR(MixerOf(pass, layer)
+                      .Forward(PassOf(pass, tables, layer, KindOf(pass, layer)), saved.mixer_input,
+                               stream.branch, saved.mixer));
+  stream.has_branch = true;
+  if (pass.tap) {
+    RETURN_IF_ERROR(
+        pass.tap({.layer = layer,
+                  .input = saved.mixer_input,
+                  .output = stream.branch,
+                  .candidate_pass = PassOf(pass, tables, layer, MixerKind::kLightning)}));
+  }
+
+  saved.post_hidden = stream.in_place ? stream.residual : activation();
+  saved.post_inverse_rms = execution.arena->Tensor(dtype, {tokens});
+  saved.mlp_input = activation();
+  RETURN_IF_ERROR(
+      normalise(weights.post_norm, saved.post_hidden, saved.post_inverse_rms, saved.mlp_input));
+  stream.residual = saved.post_hidden;
+  return MlpForward(execution, weights.mlp, saved.mlp_input, stream.branch, saved.mlp);
+}
+
+absl::StatusOr<TensorView> Transformer::Forward(const ForwardPass& pass, Activations* saved) const {
+  Arena& arena = *pass.execution->arena;
+  const int64_t tokens = pass.tokens.dim(0);
+  const DType dtype = weights_.embedding.dtype();
+  const TensorView result = arena.Tensor(dtype, {tokens, config_.width});
+  const int64_t mark = arena.used_bytes();
+  Activations discarded;
+  Activations& kept = saved == nullptr ? discarded : *saved;
+  MakeTables(pass, dtype, kept);
+  kept.layers.assign(config_.layers.size(), {});
+
+  Stream stream{.residual = arena.Tensor(dtype, {tokens, config_.width}),
+                .branch = arena.Tensor(dtype, {tokens, config_.width}),
+                .in_place = saved == nullptr};
+  RETURN_IF_ERROR(EmbeddingForward(*pass.execution, {.tokens = pass.tokens,
+                                                     .table = weights_.embedding,
+                                                     .output = stream.residual,
+                                                     .scale = config_.embedding_scale}));
+  for (int64_t layer = 0; layer < config_.layer_count(); ++layer) {
+    const int64_t layer_mark = arena.used_bytes();
+    RETURN_IF_ERROR(
+        LayerForward(pass, layer, kept, stream, kept.layers[static_cast<size_t>(layer)]));
+    if (saved == nullptr) arena.RewindTo(layer_mark);
+  }
+  kept.final_hidden =
+      stream.in_place ? stream.residual : arena.Tensor(dtype, {tokens, config_.width});
+  kept.final_inverse_rms = arena.Tensor(dtype, {tokens});
+  RETURN_IF_ERROR(RmsNormForward(*pass.execution, {.residual = stream.residual,
+                                                   .branch = stream.branch,
+                                                   .branch_scale = config_.residual_scale,
+                                                   .weight = weights_.final_norm,
+                                                   .epsilon = config_.norm_epsilon,
+                                                   .hidden = kept.final_hidden,
+                                                   .output = result,
+                                                   .inverse_rms = kept.final_inverse_rms}));
+  if (saved == nullptr) arena.RewindTo(mark);
+  return result;
+}
+
+absl::Status Transformer::LayerBackward(const ForwardPass& pass, int64_t layer, Activations& saved,
+                                        const Stream& gradient,
+                                        const LayerTensors& gradients) const {
+  const ExecutionContext& execution = *pass.execution;
+  const LayerTensors& weights = weights_.layers[static_cast<size_t>(layer)];
+  LayerActivations& activations = saved.layers[static_cast<size_t>(layer)];
+  const ArenaScope scope(*execution.arena);
+  const TensorView d_input =
+      execution.arena->Tensor(gradient.residual.dtype(), {gradient.residual.dim(0), config_.width});
+
+  RETURN_IF_ERROR(MlpBackward(execution, {.weights = weights.mlp,
+                                          .gradients = gradients.mlp,
+                                          .input = activations.mlp_input,
+                                          .saved = activations.mlp,
+                                          .d_output = gradient.branch,
+                                          .d_input = d_input}));
+  RETURN_IF_ERROR(RmsNormBackward(execution, {.hidden = activations.post_hidden,
+                                              .weight = weights.post_norm,
+                                              .inverse_rms = activations.post_inverse_rms,
+                                              .d_output = d_input,
+                                              .d_hidden = gradient.residual,
+                                              .branch_scale = config_.residual_scale,
+                                              .d_residual = gradient.residual,
+                                              .d_branch = gradient.branch,
+                                              .d_weight = gradients.post_norm}));
+  const bool candidate_ran = RunsCandidate(pass, layer);
+  RETURN_IF_ERROR(MixerOf(pass, layer)
+                      .Backward(PassOf(pass, saved, layer, KindOf(pass, layer)),
+                                activations.mixer_input, activations.mixer, gradient.branch,
+                                d_input, candidate_ran ? gradients.candidate : gradients.mixer));
+  return RmsNormBackward(execution, {.hidden = activations.input_hidden,
+                                     .weight = weights.input_norm,
+                                     .inverse_rms = activations.input_inverse_rms,
+                                     .d_output = d_input,
+                                     .d_hidden = gradient.residual,
+                                     .branch_scale = config_.residual_scale,
+                                     .d_residual = gradient.residual,
+                                     .d_branch = layer == 0 ? TensorView() : gradient.branch,
+                                     .d_weight = gradients.input_norm});
+}
+
+absl::Status Transformer::Backward(const ForwardPass& pass, Activations& saved, TensorView d_hidden,
+                                   const ModelTensors& gradients) const {
+  const ExecutionContext& execution = *pass.execution;
+  const ArenaScope scope(*execution.arena);
+  const Stream gradient{
+      .residual = execution.arena->Tensor(d_hidden.dtype(), {d_hidden.dim(0), config_.width}),
+      .branch = execution.arena->Tensor(d_hidden.dtype(), {d_hidden.dim(0), config_.width}),
+  };
+  RETURN_IF_ERROR(RmsNormBackward(execution, {.hidden = saved.final_hidden,
+                                              .weight = weights_.final_norm,
+                                              .inverse_rms = saved.final_inverse_rms,
+                                              .d_output = d_hidden,
+                                              .d_hidden = {},
+                                              .branch_scale = config_.residual_scale,
+                                              .d_residual = gradient.residual,
+                                              .d_branch = gradient.branch,
+                                              .d_weight = gradients.final_norm}));
+  for (int64_t layer = config_.layer_count() - 1; layer >= 0; --layer) {
+    RETURN_IF_ERROR(
+        LayerBackward(pass, layer, saved, gradient, gradients.layers[static_cast<size_t>(layer)]));
+  }
+  if (gradients.embedding.empty()) return absl::OkStatus();
+  return EmbeddingBackward(execution, {.tokens = pass.tokens,
+                                       .d_output = gradient.residual,
+                                       .d_table = gradients.embedding,
+                                       .scale = config_.embedding_scale});
+}
+
+}  // namespace salamander
