@@ -1,0 +1,167 @@
+#include "model/parallel/mpi_communicator.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <utility>
+
+#include <mpi.h>
+
+#include "absl/strings/str_cat.h"
+
+#include "kernels/base/status_macros.h"
+
+namespace salamander {
+namespace {
+
+// MPI counts are int; longer buffers go in pieces.
+constexpr int64_t kLargestCount = int64_t{1} << 28;
+
+absl::Status MpiStatus(int code, absl::string_view operation, int rank) {
+  if (code == MPI_SUCCESS) return absl::OkStatus();
+  char text[MPI_MAX_ERROR_STRING] = {};
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  return absl::UnavailableError(
+      absl::StrCat("rank ", rank, ": ", operation, " failed: ", text,
+                   "; look for the first rank that died in the job's output"));
+}
+
+MPI_Datatype TypeOf(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return MPI_FLOAT;
+    case DType::kFloat64:
+      return MPI_DOUBLE;
+    case DType::kInt32:
+      return MPI_INT32_T;
+    case DType::kBFloat16:
+      break;
+  }
+  SALAMANDER_CHECK(false) << "MPI has no type for " << Name(dtype);
+  return MPI_DATATYPE_NULL;
+}
+
+// Owns its MPI communicator.
+class MpiCommunicator : public Communicator {
+ public:
+  explicit MpiCommunicator(MPI_Comm comm) : comm_(comm) {
+    MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(comm_, &rank_);
+    MPI_Comm_size(comm_, &size_);
+  }
+  ~MpiCommunicator() override { MPI_Comm_free(&comm_); }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+
+  absl::Status AllReduceSum(const TensorView& buffer) override {
+    return InPieces(buffer, [&](void* data, int count) {
+      return Check(MPI_Allreduce(MPI_IN_PLACE, data, count, TypeOf(buffer.dtype()), MPI_SUM, comm_),
+                   "all-reduce (sum)");
+    });
+  }
+
+  absl::Status AllReduceSum(absl::Span<double> values) override {
+    return AllReduceSum(TensorView::Of(values.data(), {static_cast<int64_t>(values.size())}));
+  }
+
+  absl::Status AllReduceMax(absl::Span<int64_t> values) override {
+    return Check(MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()),
+                               MPI_INT64_T, MPI_MAX, comm_),
+                 "all-reduce (max)");
+  }
+
+  absl::Status Broadcast(const TensorView& buffer, int root) override {
+    return InPieces(buffer, [&](void* data, int count) {
+      return Check(MPI_Bcast(data, count, TypeOf(buffer.dtype()), root, comm_), "broadcast");
+    });
+  }
+
+  absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view text) override;
+
+  absl::Status Barrier() override { return Check(MPI_Barrier(comm_), "barrier"); }
+
+  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color) override {
+    MPI_Comm part = MPI_COMM_NULL;
+    RETURN_IF_ERROR(Check(MPI_Comm_split(comm_, color, rank_, &part), "split"));
+    return std::make_unique<MpiCommunicator>(part);
+  }
+
+ private:
+  absl::Status Check(int code, absl::string_view operation) const {
+    return MpiStatus(code, operation, rank_);
+  }
+
+  template <typename Collective>
+  absl::Status InPieces(const TensorView& buffer, const Collective& collective) {
+    const auto element = static_cast<int64_t>(SizeOf(buffer.dtype()));
+    for (int64_t begin = 0; begin < buffer.size(); begin += kLargestCount) {
+      const int64_t count = std::min(kLargestCount, buffer.size() - begin);
+      RETURN_IF_ERROR(
+          collective(static_cast<char*>(buffer.raw()) + begin * element, static_cast<int>(count)));
+    }
+    return absl::OkStatus();
+  }
+
+  MPI_Comm comm_;
+  int rank_ = 0;
+  int size_ = 1;
+};
+
+absl::StatusOr<std::vector<std::string>> MpiCommunicator::AllGather(absl::string_view text) {
+  const int length = static_cast<int>(text.size());
+  std::vector<int> lengths(static_cast<size_t>(size_)), offsets(static_cast<size_t>(size_));
+  RETURN_IF_ERROR(Check(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, comm_),
+                        "all-gather (lengths)"));
+  int total = 0;
+  for (size_t rank = 0; rank < lengths.size(); ++rank) {
+    offsets[rank] = total;
+    total += lengths[rank];
+  }
+  std::string all(static_cast<size_t>(total), '\0');
+  RETURN_IF_ERROR(Check(MPI_Allgatherv(text.data(), length, MPI_CHAR, all.data(), lengths.data(),
+                                       offsets.data(), MPI_CHAR, comm_),
+                        "all-gather (text)"));
+  std::vector<std::string> texts;
+  for (size_t rank = 0; rank < lengths.size(); ++rank) {
+    texts.push_back(
+        all.substr(static_cast<size_t>(offsets[rank]), static_cast<size_t>(lengths[rank])));
+  }
+  return texts;
+}
+
+bool LaunchedAsJob() {
+  for (const char* variable :
+       {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_STEP_NUM_TASKS"}) {
+    if (std::getenv(variable) != nullptr) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Start() {
+  if (!LaunchedAsJob()) {
+    return std::unique_ptr<MpiEnvironment>(new MpiEnvironment(false, SingleRankCommunicator()));
+  }
+  int provided = 0;
+  RETURN_IF_ERROR(
+      MpiStatus(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "start", -1));
+  MPI_Comm world = MPI_COMM_NULL;
+  RETURN_IF_ERROR(MpiStatus(MPI_Comm_dup(MPI_COMM_WORLD, &world), "duplicate the world", -1));
+  return std::unique_ptr<MpiEnvironment>(
+      new MpiEnvironment(true, std::make_unique<MpiCommunicator>(world)));
+}
+
+MpiEnvironment::~MpiEnvironment() {
+  world_.reset();
+  if (has_mpi_) MPI_Finalize();
+}
+
+void MpiEnvironment::Abort(int exit_code) {
+  if (has_mpi_) MPI_Abort(MPI_COMM_WORLD, exit_code);
+  std::_Exit(exit_code);
+}
+
+}  // namespace salamander
