@@ -1,0 +1,32 @@
+// Whole small files as bytes, and the words for what the system said about a path.
+#ifndef DATA_STORAGE_FILE_BYTES_H_
+#define DATA_STORAGE_FILE_BYTES_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace salamander {
+
+// "PATH: cannot OPERATION: REASON" with what to do about it, from an errno value; the code is
+// NotFound, PermissionDenied, ResourceExhausted (full disk, quota, size limit) or Unavailable.
+absl::Status ErrnoStatus(int error_number, absl::string_view operation, absl::string_view path);
+
+// Refuses a file of more than `max_bytes` before reading it.
+absl::StatusOr<std::string> ReadFileBytes(const std::string& path, int64_t max_bytes);
+
+// Writes the file under its final name and syncs it: for files inside an AtomicDirectory. To
+// replace a file in place use WriteFileAtomically of atomic_path.h.
+absl::Status WriteFileBytes(const std::string& path, absl::string_view bytes);
+
+absl::StatusOr<int64_t> FileSize(const std::string& path);
+
+// Makes what was written under `path` (a file or a directory's own entries) survive a power cut.
+absl::Status SyncPath(const std::string& path);
+
+}  // namespace salamander
+
+#endif  // DATA_STORAGE_FILE_BYTES_H_
