@@ -1,0 +1,62 @@
+// Sparse attention: block attention over the listed blocks.
+#include "kernels/cpu/block_attention.h"
+#include "kernels/cpu/cpu_ops.h"
+
+namespace salamander::cpu {
+namespace {
+
+template <typename T, typename Args>
+BlockAttention<T> ListedBlocks(const Args& args) {
+  return {.q = args.q.template data<T>(),
+          .k = args.k.template data<T>(),
+          .v = args.v.template data<T>(),
+          .heads = args.q.dim(1),
+          .key_heads = args.k.dim(1),
+          .head_dim = args.q.dim(2),
+          .segments = args.segments,
+          .lists = args.blocks.template data<int32_t>(),
+          .list_length = args.blocks.dim(2),
+          .block_size = args.block_size,
+          .scale = args.scale};
+}
+
+template <typename T>
+void Forward(const ExecutionContext& context, const SparseAttentionForwardArgs& args) {
+  BlockAttentionForward<T>(context, ListedBlocks<T>(args), args.out.data<T>(),
+                           args.logsumexp.empty() ? nullptr : args.logsumexp.data<T>());
+}
+
+template <typename T>
+void Backward(const ExecutionContext& context, const SparseAttentionBackwardArgs& args) {
+  BlockAttentionBackward<T>(context, ListedBlocks<T>(args),
+                            {.out = args.out.data<T>(),
+                             .logsumexp = args.logsumexp.data<T>(),
+                             .d_out = args.d_out.data<T>(),
+                             .dq = args.dq.data<T>(),
+                             .dk = args.dk.data<T>(),
+                             .dv = args.dv.data<T>()});
+}
+
+}  // namespace
+
+absl::Status SparseAttentionForward(const ExecutionContext& context,
+                                    const SparseAttentionForwardArgs& args) {
+  if (args.q.dtype() == DType::kFloat64) {
+    Forward<double>(context, args);
+  } else {
+    Forward<float>(context, args);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SparseAttentionBackward(const ExecutionContext& context,
+                                     const SparseAttentionBackwardArgs& args) {
+  if (args.q.dtype() == DType::kFloat64) {
+    Backward<double>(context, args);
+  } else {
+    Backward<float>(context, args);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace salamander::cpu
