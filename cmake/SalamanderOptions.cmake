@@ -21,8 +21,30 @@ add_library(salamander_flags INTERFACE)
 target_include_directories(salamander_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(salamander_flags INTERFACE
   -Wall -Wextra -Werror -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -march=${SALAMANDER_ARCH})
+
+if(SALAMANDER_SANITIZER OR SALAMANDER_BUILD_FUZZERS)
+  if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+    # GCC's OpenMP run time looks like one large race to ThreadSanitizer, and libFuzzer is clang's.
+    message(FATAL_ERROR "sanitizers and fuzz targets need clang, found ${CMAKE_CXX_COMPILER_ID}; "
+                        "configure with `cmake --preset asan`, `tsan` or `fuzz`")
+  endif()
+endif()
 if(SALAMANDER_SANITIZER)
   target_compile_options(salamander_flags INTERFACE
     -fsanitize=${SALAMANDER_SANITIZER} -fno-omit-frame-pointer -fno-sanitize-recover=all)
-  target_link_options(salamander_flags INTERFACE -fsanitize=${SALAMANDER_SANITIZER})
+  target_compile_definitions(salamander_flags INTERFACE _GLIBCXX_ASSERTIONS)
+  add_library(salamander_sanitizer_defaults STATIC cmake/sanitizer_defaults.cc)
+  target_link_libraries(salamander_flags INTERFACE salamander_sanitizer_defaults)
+  # Nothing calls the defaults but the sanitizer's own weak reference, which does not pull an archive member in.
+  target_link_options(salamander_flags INTERFACE
+    -fsanitize=${SALAMANDER_SANITIZER} -Wl,--undefined=__lsan_default_suppressions)
+endif()
+if(SALAMANDER_BUILD_FUZZERS)
+  target_compile_options(salamander_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+
+find_program(SALAMANDER_CCACHE ccache)
+mark_as_advanced(SALAMANDER_CCACHE)
+if(SALAMANDER_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${SALAMANDER_CCACHE})
 endif()

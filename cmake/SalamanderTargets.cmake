@@ -20,4 +20,6 @@ function(salamander_test name)
     target_link_libraries(${name} PRIVATE GTest::gtest_main)
     add_test(NAME ${name} COMMAND ${name})
   endif()
+  # Tests run side by side: threads that spin while they wait would starve the ones that are waited for.
+  set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT OMP_WAIT_POLICY=passive)
 endfunction()
