@@ -1,0 +1,62 @@
+#include "kernels/head_loss.h"
+
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/dispatch.h"
+
+namespace salamander {
+namespace {
+
+void CheckHead(const TensorView& hidden, const TensorView& head, const TensorView& loss_weights) {
+  SALAMANDER_CHECK(hidden.rank() == 2 && head.rank() == 2 && hidden.dim(1) == head.dim(1) &&
+                   head.dim(0) >= 1)
+      << "hidden " << hidden.ShapeString() << ", head " << head.ShapeString();
+  SALAMANDER_CHECK(loss_weights.size() == hidden.dim(0))
+      << "loss weights " << loss_weights.ShapeString() << ", hidden " << hidden.ShapeString();
+}
+
+void CheckGradients(const HeadGradients& gradients, const TensorView& hidden,
+                    const TensorView& head) {
+  if (!gradients.d_hidden.empty()) {
+    CHECK_SAME_SHAPE(gradients.d_hidden, hidden);
+  }
+  if (!gradients.d_head.empty()) {
+    CHECK_SAME_SHAPE(gradients.d_head, head);
+  }
+}
+
+void CheckPerToken(const TensorView& view, const TensorView& hidden) {
+  SALAMANDER_CHECK(view.empty() || view.size() == hidden.dim(0))
+      << view.ShapeString() << " for hidden " << hidden.ShapeString();
+}
+
+}  // namespace
+
+absl::Status HeadCrossEntropy(const ExecutionContext& context, const HeadCrossEntropyArgs& args) {
+  CheckHead(args.hidden, args.head, args.loss_weights);
+  CheckGradients(args.gradients, args.hidden, args.head);
+  SALAMANDER_CHECK(args.targets.size() == args.hidden.dim(0))
+      << "targets " << args.targets.ShapeString() << ", hidden " << args.hidden.ShapeString();
+  CheckPerToken(args.token_losses, args.hidden);
+  CheckPerToken(args.predictions, args.hidden);
+  DISPATCH_BACKEND(HeadCrossEntropy, context, args);
+}
+
+absl::Status HeadDistillation(const ExecutionContext& context, const HeadDistillationArgs& args) {
+  CheckHead(args.hidden, args.head, args.loss_weights);
+  CheckHead(args.teacher_hidden, args.teacher_head, args.loss_weights);
+  SALAMANDER_CHECK(args.head.dim(0) == args.teacher_head.dim(0))
+      << "head " << args.head.ShapeString() << ", teacher's " << args.teacher_head.ShapeString();
+  CheckGradients(args.gradients, args.hidden, args.head);
+  CheckPerToken(args.token_losses, args.hidden);
+  DISPATCH_BACKEND(HeadDistillation, context, args);
+}
+
+absl::Status HeadLogits(const ExecutionContext& context, const HeadLogitsArgs& args) {
+  SALAMANDER_CHECK(args.logits.dim(0) == args.hidden.dim(0) &&
+                   args.logits.dim(1) == args.head.dim(0) && args.hidden.dim(1) == args.head.dim(1))
+      << "hidden " << args.hidden.ShapeString() << ", head " << args.head.ShapeString()
+      << ", logits " << args.logits.ShapeString();
+  DISPATCH_BACKEND(HeadLogits, context, args);
+}
+
+}  // namespace salamander
