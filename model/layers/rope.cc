@@ -1,7 +1,7 @@
 #include "model/layers/rope.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numbers>
 
 namespace salamander {

@@ -26,8 +26,8 @@ struct RopeTables {
   TensorView cosines, sines;  // [T, D/2]
 };
 
-// Takes tables for `tokens` rows from the context's arena and fills the rows that segments name. A
-// document's longrope branch is chosen by its own length so far (key_count), so that documents do
+// Takes tables for `tokens` rows from the context's arena and fills the rows that segments name. Longrope takes its long
+// factors where max_positions, or the document so far (key_count), passes the original length: MiniCPM's rule. Documents do
 // not touch each other.
 RopeTables MakeRopeTables(const ExecutionContext& context, const ModelConfig& config,
                           int64_t head_dim, DType dtype, Segments segments, int64_t tokens);

@@ -1,0 +1,134 @@
+#include "trainer/generate/generator.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "kernels/base/status_macros.h"
+#include "kernels/head_loss.h"
+
+namespace salamander {
+namespace {
+
+class Generation {
+ public:
+  Generation(const ExecutionContext& execution, const Transformer& model,
+             const GenerateOptions& options, DecodeCache cache)
+      : execution_(execution), model_(model), options_(options), cache_(std::move(cache)) {}
+
+  absl::Status Prefill(int64_t slot, const std::vector<int32_t>& prompt);
+  absl::Status Run();
+  std::vector<Generated> TakeResults() { return std::move(results_); }
+
+ private:
+  // One call of the model; the last row of each segment becomes its sequence's next token.
+  absl::Status Forward(std::vector<int32_t> tokens, const std::vector<int64_t>& slots,
+                       const std::vector<Segment>& segments, bool choose);
+  void Choose(int64_t slot, absl::Span<const float> logits);
+
+  const ExecutionContext& execution_;
+  const Transformer& model_;
+  const GenerateOptions& options_;
+  DecodeCache cache_;
+  std::vector<Generated> results_ = std::vector<Generated>(static_cast<size_t>(cache_.slots()));
+};
+
+absl::Status Generation::Forward(std::vector<int32_t> tokens, const std::vector<int64_t>& slots,
+                                 const std::vector<Segment>& segments, bool choose) {
+  Arena& arena = *execution_.arena;
+  const ArenaScope scope(arena);
+  ASSIGN_OR_RETURN(const TensorView hidden,
+                   model_.Forward({.execution = &execution_,
+                                   .tokens = TensorView::Of(tokens.data(),
+                                                            {static_cast<int64_t>(tokens.size())}),
+                                   .segments = segments,
+                                   .cache = &cache_,
+                                   .use_candidate = {},
+                                   .tap = {}},
+                                  nullptr));
+  for (size_t index = 0; index < slots.size(); ++index) {
+    cache_.Advance(slots[index], segments[index].query_count);
+    if (!choose) continue;
+    const ArenaScope logits_scope(arena);
+    const TensorView logits = arena.Tensor(DType::kFloat32, {1, model_.config().vocabulary});
+    const int64_t last = segments[index].query_begin + segments[index].query_count - 1;
+    RETURN_IF_ERROR(HeadLogits(execution_, {.hidden = hidden.Rows(last, 1),
+                                            .head = model_.weights().head,
+                                            .logit_scale = model_.config().logit_scale,
+                                            .logits = logits}));
+    Choose(slots[index],
+           absl::MakeConstSpan(logits.data<float>(), static_cast<size_t>(logits.size())));
+  }
+  return absl::OkStatus();
+}
+
+void Generation::Choose(int64_t slot, absl::Span<const float> logits) {
+  Generated& result = results_[static_cast<size_t>(slot)];
+  const int32_t token = SampleToken(logits, options_.sampling, slot, cache_.length(slot));
+  if (std::count(options_.stop_ids.begin(), options_.stop_ids.end(), token) > 0) {
+    result.stopped = true;
+    return;
+  }
+  result.tokens.push_back(token);
+  if (slot == 0 && options_.on_token) options_.on_token(token);
+}
+
+absl::Status Generation::Prefill(int64_t slot, const std::vector<int32_t>& prompt) {
+  if (prompt.empty())
+    return absl::InvalidArgumentError(
+        absl::StrCat("prompt ", slot, " is empty; give at least one token"));
+  const auto length = static_cast<int64_t>(prompt.size());
+  for (int64_t begin = 0; begin < length; begin += options_.prefill_tokens) {
+    const int64_t count = std::min(options_.prefill_tokens, length - begin);
+    ASSIGN_OR_RETURN(const Segment segment, cache_.NextSegment(slot, 0, count));
+    RETURN_IF_ERROR(Forward({prompt.begin() + begin, prompt.begin() + begin + count}, {slot},
+                            {segment}, begin + count == length));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Generation::Run() {
+  while (true) {
+    std::vector<int32_t> tokens;
+    std::vector<int64_t> slots;
+    std::vector<Segment> segments;
+    for (int64_t slot = 0; slot < cache_.slots(); ++slot) {
+      const Generated& result = results_[static_cast<size_t>(slot)];
+      if (result.stopped || static_cast<int64_t>(result.tokens.size()) >= options_.max_new_tokens)
+        continue;
+      ASSIGN_OR_RETURN(const Segment segment,
+                       cache_.NextSegment(slot, static_cast<int64_t>(slots.size()), 1));
+      tokens.push_back(result.tokens.back());
+      slots.push_back(slot);
+      segments.push_back(segment);
+    }
+    if (slots.empty()) return absl::OkStatus();
+    RETURN_IF_ERROR(Forward(std::move(tokens), slots, segments, true));
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Generated>> Generate(const ExecutionContext& execution,
+                                                const Transformer& model,
+                                                const std::vector<std::vector<int32_t>>& prompts,
+                                                const GenerateOptions& options) {
+  if (options.max_new_tokens < 1 || options.prefill_tokens < 1) {
+    return absl::InvalidArgumentError("generate: max_new_tokens and prefill_tokens are at least 1");
+  }
+  size_t longest = 0;
+  for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
+  ASSIGN_OR_RETURN(
+      DecodeCache cache,
+      DecodeCache::Create(model.config(), DType::kFloat32, static_cast<int64_t>(prompts.size()),
+                          static_cast<int64_t>(longest) + options.max_new_tokens));
+  Generation generation(execution, model, options, std::move(cache));
+  for (size_t slot = 0; slot < prompts.size(); ++slot) {
+    RETURN_IF_ERROR(generation.Prefill(static_cast<int64_t>(slot), prompts[slot]));
+  }
+  RETURN_IF_ERROR(generation.Run());
+  return generation.TakeResults();
+}
+
+}  // namespace salamander

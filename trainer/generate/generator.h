@@ -1,0 +1,41 @@
+// Continues token sequences with a model: each prompt goes through once, in pieces of bounded
+// length, then all sequences step together one token at a time on their keys, values and recurrent
+// states.
+#ifndef TRAINER_GENERATE_GENERATOR_H_
+#define TRAINER_GENERATE_GENERATOR_H_
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "kernels/base/execution_context.h"
+#include "model/transformer.h"
+#include "trainer/generate/sampler.h"
+
+namespace salamander {
+
+struct GenerateOptions {
+  int64_t max_new_tokens = 64;
+  int64_t prefill_tokens = 2048;  // of a prompt in one call; bounds the memory of long prompts
+  SamplingOptions sampling;
+  std::vector<int64_t> stop_ids;  // a sequence ends with the first of these, which is not returned
+  // Called as each token of sequence 0 is chosen; or empty.
+  std::function<void(int32_t token)> on_token;
+};
+
+struct Generated {
+  std::vector<int32_t> tokens;
+  bool stopped = false;  // by a stop id rather than by max_new_tokens
+};
+
+// Fails on an empty prompt and on a token outside the vocabulary.
+absl::StatusOr<std::vector<Generated>> Generate(const ExecutionContext& execution,
+                                                const Transformer& model,
+                                                const std::vector<std::vector<int32_t>>& prompts,
+                                                const GenerateOptions& options);
+
+}  // namespace salamander
+
+#endif  // TRAINER_GENERATE_GENERATOR_H_

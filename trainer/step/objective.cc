@@ -1,0 +1,204 @@
+#include "trainer/step/objective.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/base/status_macros.h"
+#include "kernels/head_loss.h"
+#include "kernels/layer_mse.h"
+
+namespace salamander {
+namespace {
+
+// 1 for every token of a document, 0 for padding: a segment in which nothing is learnt.
+std::vector<float> RealTokenWeights(const PackedStream& stream) {
+  std::vector<float> weights(stream.tokens.size(), 0.0F);
+  for (const Segment& segment : stream.segments) {
+    const auto begin = stream.loss_weights.begin() + segment.query_begin;
+    const auto end = begin + segment.query_count;
+    if (std::any_of(begin, end, [](float weight) { return weight != 0.0F; })) {
+      std::fill_n(weights.begin() + segment.query_begin, segment.query_count, 1.0F);
+    }
+  }
+  return weights;
+}
+
+// Ops read tensors through one kind of view, constant or not.
+template <typename Element>
+TensorView ReadOnly(const std::vector<Element>& values) {
+  return TensorView::Of(const_cast<Element*>(values.data()), {static_cast<int64_t>(values.size())});
+}
+
+TensorView HiddenGradient(const Objective::Call& call, const Transformer& model) {
+  return call.gradients == nullptr
+             ? TensorView()
+             : call.execution.arena->Tensor(model.weights().embedding.dtype(),
+                                            {call.stream.size(), model.config().width});
+}
+
+HeadGradients GradientsOfHead(const Objective::Call& call, const TensorView& d_hidden) {
+  if (call.gradients == nullptr) return {};
+  return {.scale = call.gradient_scale, .d_hidden = d_hidden, .d_head = call.gradients->head};
+}
+
+class LanguageModel : public Objective {
+ public:
+  explicit LanguageModel(const Transformer& model) : model_(model) {}
+
+  std::vector<float> RowWeights(const PackedStream& stream) const override {
+    return stream.loss_weights;
+  }
+
+  absl::StatusOr<double> Accumulate(const Call& call) const override {
+    const ArenaScope scope(*call.execution.arena);
+    const ForwardPass pass = PassOver(call.execution, call.stream);
+    Activations saved;
+    ASSIGN_OR_RETURN(const TensorView hidden,
+                     model_.Forward(pass, call.gradients == nullptr ? nullptr : &saved));
+    const TensorView d_hidden = HiddenGradient(call, model_);
+    double loss = 0.0;
+    RETURN_IF_ERROR(
+        HeadCrossEntropy(call.execution, {.hidden = hidden,
+                                          .head = model_.weights().head,
+                                          .logit_scale = model_.config().logit_scale,
+                                          .targets = ReadOnly(call.stream.targets),
+                                          .loss_weights = ReadOnly(call.stream.loss_weights),
+                                          .gradients = GradientsOfHead(call, d_hidden),
+                                          .token_losses = {},
+                                          .predictions = {},
+                                          .loss_sum = &loss}));
+    if (call.gradients != nullptr)
+      RETURN_IF_ERROR(model_.Backward(pass, saved, d_hidden, *call.gradients));
+    return loss;
+  }
+
+ private:
+  const Transformer& model_;
+};
+
+class Distillation : public Objective {
+ public:
+  Distillation(const Transformer& student, const Transformer& teacher)
+      : student_(student), teacher_(teacher) {}
+
+  std::vector<float> RowWeights(const PackedStream& stream) const override {
+    return RealTokenWeights(stream);
+  }
+
+  absl::StatusOr<double> Accumulate(const Call& call) const override {
+    const ArenaScope scope(*call.execution.arena);
+    const ForwardPass pass = PassOver(call.execution, call.stream);
+    ASSIGN_OR_RETURN(const TensorView teacher_hidden, teacher_.Forward(pass, nullptr));
+    Activations saved;
+    ASSIGN_OR_RETURN(const TensorView hidden,
+                     student_.Forward(pass, call.gradients == nullptr ? nullptr : &saved));
+    const TensorView d_hidden = HiddenGradient(call, student_);
+    const std::vector<float> weights = RowWeights(call.stream);
+    double loss = 0.0;
+    RETURN_IF_ERROR(
+        HeadDistillation(call.execution, {.hidden = hidden,
+                                          .head = student_.weights().head,
+                                          .logit_scale = student_.config().logit_scale,
+                                          .teacher_hidden = teacher_hidden,
+                                          .teacher_head = teacher_.weights().head,
+                                          .teacher_logit_scale = teacher_.config().logit_scale,
+                                          .loss_weights = ReadOnly(weights),
+                                          .gradients = GradientsOfHead(call, d_hidden),
+                                          .token_losses = {},
+                                          .loss_sum = &loss}));
+    if (call.gradients != nullptr)
+      RETURN_IF_ERROR(student_.Backward(pass, saved, d_hidden, *call.gradients));
+    return loss;
+  }
+
+ private:
+  const Transformer& student_;
+  const Transformer& teacher_;
+};
+
+class Alignment : public Objective {
+ public:
+  explicit Alignment(const Transformer& model) : model_(model) {
+    const auto& layers = model.config().layers;
+    candidates_ = std::count_if(layers.begin(), layers.end(),
+                                [](const LayerConfig& layer) { return layer.has_candidate; });
+  }
+
+  std::vector<float> RowWeights(const PackedStream& stream) const override {
+    return RealTokenWeights(stream);
+  }
+
+  absl::StatusOr<double> Accumulate(const Call& call) const override {
+    const ArenaScope scope(*call.execution.arena);
+    const std::vector<float> weights = RowWeights(call.stream);
+    double squared_error = 0.0;
+    ForwardPass pass = PassOver(call.execution, call.stream);
+    pass.tap = [&](const MixerCall& mixer) {
+      return AlignLayer(call, mixer, weights, squared_error);
+    };
+    RETURN_IF_ERROR(model_.Forward(pass, nullptr).status());
+    return squared_error * MeanOverLayersAndChannels();
+  }
+
+ private:
+  double MeanOverLayersAndChannels() const {
+    return 1.0 / (static_cast<double>(std::max<int64_t>(candidates_, 1)) *
+                  static_cast<double>(model_.config().width));
+  }
+
+  // The candidate's forward and backward right beside the layer it imitates: layers are
+  // independent, so nothing is kept.
+  absl::Status AlignLayer(const Call& call, const MixerCall& mixer,
+                          const std::vector<float>& weights, double& squared_error) const {
+    const auto layer = static_cast<size_t>(mixer.layer);
+    if (!model_.config().layers[layer].has_candidate) return absl::OkStatus();
+    Arena& arena = *call.execution.arena;
+    const ArenaScope scope(arena);
+    const TensorView output =
+        arena.Tensor(mixer.output.dtype(), {mixer.output.dim(0), mixer.output.dim(1)});
+    MixerActivations saved;
+    const Mixer& candidate = model_.candidate(mixer.layer);
+    RETURN_IF_ERROR(candidate.Forward(mixer.candidate_pass, mixer.input, output, saved));
+    double error = 0.0;
+    RETURN_IF_ERROR(LayerMse(call.execution,
+                             {.output = output,
+                              .target = mixer.output,
+                              .row_weights = ReadOnly(weights),
+                              .gradient_scale = call.gradient_scale * MeanOverLayersAndChannels(),
+                              .d_output = call.gradients == nullptr ? TensorView() : output,
+                              .loss_sum = &error}));
+    squared_error += error;
+    if (call.gradients == nullptr) return absl::OkStatus();
+    return candidate.Backward(mixer.candidate_pass, mixer.input, saved, output, {},
+                              call.gradients->layers[layer].candidate);
+  }
+
+  const Transformer& model_;
+  int64_t candidates_;
+};
+
+}  // namespace
+
+ForwardPass PassOver(const ExecutionContext& execution, const PackedStream& stream) {
+  return {.execution = &execution,
+          .tokens = ReadOnly(stream.tokens),
+          .segments = stream.segments,
+          .cache = nullptr,
+          .use_candidate = {},
+          .tap = {}};
+}
+
+std::unique_ptr<Objective> LanguageModelObjective(const Transformer& model) {
+  return std::make_unique<LanguageModel>(model);
+}
+
+std::unique_ptr<Objective> DistillationObjective(const Transformer& student,
+                                                 const Transformer& teacher) {
+  return std::make_unique<Distillation>(student, teacher);
+}
+
+std::unique_ptr<Objective> AlignmentObjective(const Transformer& model) {
+  return std::make_unique<Alignment>(model);
+}
+
+}  // namespace salamander

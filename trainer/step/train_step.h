@@ -1,0 +1,51 @@
+// One optimizer step on one rank: its share of the global batch through the objective, micro-batch
+// by micro-batch, the gradients summed over the data-parallel ranks, one update. The loss is the
+// sum over the global batch divided by the global sum of row weights, so it does not depend on how
+// many ranks or micro-batches the batch was cut into.
+#ifndef TRAINER_STEP_TRAIN_STEP_H_
+#define TRAINER_STEP_TRAIN_STEP_H_
+
+#include <cstdint>
+#include <functional>
+
+#include "absl/status/statusor.h"
+
+#include "data/packed_stream.h"
+#include "model/parallel/communicator.h"
+#include "trainer/step/objective.h"
+#include "trainer/step/optimizer.h"
+
+namespace salamander {
+
+// Sequence n of the stage.
+using SequenceAt = std::function<absl::StatusOr<PackedStream>(int64_t n)>;
+
+struct BatchShape {
+  int64_t sequences = 0;            // of the global batch; a multiple of the data ranks
+  int64_t sequences_per_micro = 1;  // of one micro-batch on one rank
+};
+
+struct StepResult {
+  double loss = 0.0;
+  double gradient_norm = 0.0;
+  double row_weights = 0.0;  // that the loss was divided by, over all ranks
+  bool is_finite = true;  // false: loss or gradient was not, and no weight was changed, on any rank
+};
+
+struct StepResources {
+  const ExecutionContext& execution;
+  Communicator& data_ranks;
+  const ParameterBuffer& weights;
+  ParameterBuffer& gradients;          // scratch: zeroed first
+  const ModelTensors& gradient_views;  // the trainable part of it
+  Optimizer& optimizer;
+};
+
+// Collective over the data ranks. Sequences [first, first + batch.sequences) make the batch.
+absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Objective& objective,
+                                        const SequenceAt& sequence_at, int64_t first_sequence,
+                                        const BatchShape& batch, double learning_rate);
+
+}  // namespace salamander
+
+#endif  // TRAINER_STEP_TRAIN_STEP_H_
