@@ -1,0 +1,43 @@
+#include "trainer/evaluate/recall_report.h"
+
+#include "kernels/base/status_macros.h"
+
+namespace salamander {
+namespace {
+
+bool SameCell(const RecallCell& a, const RecallCell& b) {
+  return a.length == b.length && a.depth == b.depth;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<RecallRow>> MeasureRecall(const Scored& scored,
+                                                     const RecallEvaluation& evaluation,
+                                                     Communicator& ranks) {
+  std::vector<RecallRow> rows;
+  for (int64_t begin = 0; begin < evaluation.size();) {
+    int64_t end = begin + 1;
+    while (end < evaluation.size() && SameCell(evaluation.Cell(end), evaluation.Cell(begin))) ++end;
+    const auto sample = [&](int64_t index) { return evaluation.Sample(begin + index); };
+    ASSIGN_OR_RETURN(const TokenScores scores, ScoreStreams(scored, sample, end - begin, ranks));
+    rows.push_back({evaluation.Cell(begin), scores});
+    begin = end;
+  }
+  return rows;
+}
+
+TokenScores RecallAtLength(const std::vector<RecallRow>& rows, int64_t length) {
+  TokenScores sum;
+  for (const RecallRow& row : rows) {
+    if (row.cell.length != length) continue;
+    sum.weight += row.scores.weight;
+    sum.loss_sum += row.scores.loss_sum;
+    sum.probability_sum += row.scores.probability_sum;
+    sum.correct_sum += row.scores.correct_sum;
+    sum.samples += row.scores.samples;
+    sum.solved += row.scores.solved;
+  }
+  return sum;
+}
+
+}  // namespace salamander

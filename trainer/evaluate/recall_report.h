@@ -1,0 +1,29 @@
+// Recall by length and depth: the share of samples whose every answer is right.
+#ifndef TRAINER_EVALUATE_RECALL_REPORT_H_
+#define TRAINER_EVALUATE_RECALL_REPORT_H_
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "data/recall.h"
+#include "trainer/evaluate/token_scores.h"
+
+namespace salamander {
+
+struct RecallRow {
+  RecallCell cell;
+  TokenScores scores;
+};
+
+// One row a cell, in the set's order. Collective.
+absl::StatusOr<std::vector<RecallRow>> MeasureRecall(const Scored& scored,
+                                                     const RecallEvaluation& evaluation,
+                                                     Communicator& ranks);
+
+// All rows of one length together.
+TokenScores RecallAtLength(const std::vector<RecallRow>& rows, int64_t length);
+
+}  // namespace salamander
+
+#endif  // TRAINER_EVALUATE_RECALL_REPORT_H_

@@ -1,0 +1,48 @@
+// How well a model predicts the weighted targets of packed streams: the sums behind loss, accuracy
+// and recall.
+#ifndef TRAINER_EVALUATE_TOKEN_SCORES_H_
+#define TRAINER_EVALUATE_TOKEN_SCORES_H_
+
+#include <functional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+#include "data/packed_stream.h"
+#include "model/parallel/communicator.h"
+#include "model/transformer.h"
+
+namespace salamander {
+
+struct TokenScores {
+  double weight = 0.0;           // sum of loss weights
+  double loss_sum = 0.0;         // weighted cross-entropy, nats
+  double probability_sum = 0.0;  // weighted probability of the target
+  double correct_sum = 0.0;      // weight of the rows whose largest logit is the target
+  double samples = 0.0;          // streams
+  double solved = 0.0;           // streams whose every weighted row is right
+
+  double loss() const { return loss_sum / weight; }
+  double probability() const { return probability_sum / weight; }
+  double accuracy() const { return correct_sum / weight; }
+  double solved_share() const { return solved / samples; }
+};
+
+struct Scored {
+  const ExecutionContext& execution;
+  const Transformer& model;
+  absl::Span<const bool> use_candidate = {};  // [layers]; empty: every layer's own mixer
+};
+
+// Stream i of an evaluation set.
+using StreamAt = std::function<absl::StatusOr<PackedStream>(int64_t i)>;
+
+// Streams 0 to count - 1, shared out over the ranks; every rank gets the same sums. Collective.
+// Fails where no target has weight.
+absl::StatusOr<TokenScores> ScoreStreams(const Scored& scored, const StreamAt& stream_at,
+                                         int64_t count, Communicator& ranks);
+
+}  // namespace salamander
+
+#endif  // TRAINER_EVALUATE_TOKEN_SCORES_H_
