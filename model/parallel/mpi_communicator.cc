@@ -1,8 +1,9 @@
 #include "model/parallel/mpi_communicator.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
-#include <limits>
+#include <thread>
 #include <utility>
 
 #include <mpi.h>
@@ -157,6 +158,18 @@ absl::StatusOr<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Start() {
 MpiEnvironment::~MpiEnvironment() {
   world_.reset();
   if (has_mpi_) MPI_Finalize();
+}
+
+bool MpiEnvironment::AllArriveWithin(double seconds) {
+  if (!has_mpi_) return true;
+  MPI_Request request = MPI_REQUEST_NULL;
+  int arrived = 0;
+  if (MPI_Ibarrier(MPI_COMM_WORLD, &request) != MPI_SUCCESS) return false;
+  for (const double end = MPI_Wtime() + seconds; MPI_Wtime() < end && arrived == 0;) {
+    if (MPI_Test(&request, &arrived, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return arrived != 0;
 }
 
 void MpiEnvironment::Abort(int exit_code) {

@@ -21,6 +21,10 @@ class MpiEnvironment {
 
   Communicator& world() { return *world_; }
 
+  // Whether every rank of the job calls this within so many seconds. For ranks on their way out:
+  // the one collective that does not wait for ever.
+  bool AllArriveWithin(double seconds);
+
   // Ends every rank of the job with this exit code.
   [[noreturn]] void Abort(int exit_code);
 

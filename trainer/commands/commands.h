@@ -1,0 +1,113 @@
+// The commands of the program: the options of each, and the function that runs it.
+// trainer/command_line.h fills the options; commands never see the command line. Every command is
+// called by all ranks.
+#ifndef TRAINER_COMMANDS_COMMANDS_H_
+#define TRAINER_COMMANDS_COMMANDS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+#include "model/parallel/communicator.h"
+
+namespace salamander {
+
+// Text, JSONL or ready-made ids to a token file.
+struct TokenizeCommand {
+  std::vector<std::string> inputs;            // files and directories
+  std::vector<std::string> patterns = {"*"};  // of names inside directories
+  std::string out;                            // token file
+  std::string tokenizer = "bytes";  // "bytes", a SentencePiece .model, or "ids" with `vocabulary`
+  int64_t train_vocabulary = 0;     // > 0: learn a SentencePiece model of this size from the inputs
+  std::string tokenizer_out;  // where to write the learnt model; empty: only inside the token file
+  int64_t vocabulary = 0;     // of ready-made ids
+  int32_t eos_id = -1;        // of ready-made ids
+  std::string text_field = "text";
+  int64_t max_bytes = 0;  // stop after this much text; 0: all
+  bool add_bos = false;
+};
+absl::Status RunTokenize(const TokenizeCommand& command, Communicator& world);
+
+// HuggingFace folder to checkpoint.
+struct ImportCommand {
+  std::string folder;
+  std::string out;
+};
+absl::Status RunImport(const ImportCommand& command, Communicator& world);
+
+// Checkpoint, or the last one of a run, to a HuggingFace folder.
+struct ExportCommand {
+  std::string from;
+  std::string out;
+  std::string dtype = "bf16";  // or "fp32"
+  int64_t shard_bytes = int64_t{5} << 30;
+};
+absl::Status RunExport(const ExportCommand& command, Communicator& world);
+
+// Full attention to candidates (`all`) or candidates to the hybrid (`keep`).
+struct ConvertCommand {
+  std::string from;
+  std::string out;
+  bool all = false;
+  std::string keep;             // keep.yaml, or a list "0,3,11"
+  std::string gate = "random";  // or "open"
+  bool rope_in_kept_layers = false;
+  uint64_t seed = 0;
+  std::string sparse;  // a YAML file of the sparse section; empty: the published values
+  std::string data;    // token file the parity report is measured on; empty: pseudo-random tokens
+  int64_t report_tokens = 4096;
+};
+absl::Status RunConvert(const ConvertCommand& command, Communicator& world);
+
+// Which layers stay softmax.
+struct SelectCommand {
+  std::string config;  // select.yaml
+  std::string out;     // keep.yaml; the score table goes beside it
+};
+absl::Status RunSelect(const SelectCommand& command, Communicator& world);
+
+struct TrainCommand {
+  std::string recipe;
+  std::vector<std::string> overrides;  // "stages[1].peak_lr=1e-4"
+  bool plan = false;                   // print what would run, and stop
+};
+absl::Status RunTrain(const TrainCommand& command, Communicator& world);
+
+// Held-out loss and recall of a checkpoint.
+struct EvaluateCommand {
+  std::string from;
+  std::string data;                 // token file
+  std::string teacher;              // a checkpoint: also KL to it
+  double held_out_fraction = 0.02;  // as in the recipe that trained it
+  int64_t sequence_length = 1024;
+  int64_t sequences = 64;
+  std::vector<int64_t> recall_lengths;  // none: no recall
+  int64_t recall_samples = 16;          // a length and depth
+  std::string json;                     // also write the result here
+};
+absl::Status RunEvaluate(const EvaluateCommand& command, Communicator& world);
+
+struct GenerateCommand {
+  std::string from;
+  std::string prompt;
+  std::string prompt_file;  // instead of prompt
+  int64_t max_new_tokens = 128;
+  double temperature = 0.0;
+  int64_t top_k = 0;
+  double top_p = 1.0;
+  uint64_t seed = 0;
+};
+absl::Status RunGenerate(const GenerateCommand& command, Communicator& world);
+
+// What a checkpoint, a run, a token file or a HuggingFace folder holds.
+struct InspectCommand {
+  std::string path;
+  bool verify = false;  // also read everything against its checksums
+};
+absl::Status RunInspect(const InspectCommand& command, Communicator& world);
+
+}  // namespace salamander
+
+#endif  // TRAINER_COMMANDS_COMMANDS_H_
