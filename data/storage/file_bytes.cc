@@ -16,7 +16,7 @@ namespace {
 
 class Descriptor {
  public:
-  Descriptor(const std::string& path, int flags) : value_(open(path.c_str(), flags, 0666)) {}
+  explicit Descriptor(const std::string& path) : value_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
   ~Descriptor() {
     if (value_ >= 0) close(value_);
   }
@@ -24,27 +24,10 @@ class Descriptor {
   Descriptor& operator=(const Descriptor&) = delete;
 
   int value() const { return value_; }
-  // The close that can still report an error of a network file system.
-  int Close() {
-    const int result = close(value_);
-    value_ = -1;
-    return result;
-  }
 
  private:
   int value_;
 };
-
-absl::Status WriteAll(int descriptor, absl::string_view bytes, const std::string& path) {
-  size_t written = 0;
-  while (written < bytes.size()) {
-    const ssize_t count = write(descriptor, bytes.data() + written, bytes.size() - written);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return ErrnoStatus(errno, "write", path);
-    written += static_cast<size_t>(count);
-  }
-  return absl::OkStatus();
-}
 
 }  // namespace
 
@@ -81,7 +64,7 @@ absl::StatusOr<std::string> ReadFileBytes(const std::string& path, int64_t max_b
     return absl::InvalidArgumentError(absl::StrCat(
         path, ": has ", size, " bytes, expected at most ", max_bytes, "; is this the right file?"));
   }
-  const Descriptor file(path, O_RDONLY | O_CLOEXEC);
+  const Descriptor file(path);
   if (file.value() < 0) return ErrnoStatus(errno, "open for reading", path);
   std::string bytes(static_cast<size_t>(size), '\0');
   size_t count = 0;
@@ -100,11 +83,37 @@ absl::StatusOr<std::string> ReadFileBytes(const std::string& path, int64_t max_b
 }
 
 absl::Status WriteFileBytes(const std::string& path, absl::string_view bytes) {
-  Descriptor file(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC);
-  if (file.value() < 0) return ErrnoStatus(errno, "create", path);
-  RETURN_IF_ERROR(WriteAll(file.value(), bytes, path));
-  if (fsync(file.value()) != 0) return ErrnoStatus(errno, "sync", path);
-  if (file.Close() != 0) return ErrnoStatus(errno, "close", path);
+  ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(path));
+  RETURN_IF_ERROR(file.Write(bytes.data(), bytes.size()));
+  return file.Close();
+}
+
+absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path) {
+  const int descriptor = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor < 0) return ErrnoStatus(errno, "create", path);
+  return OutputFile(path, descriptor);
+}
+
+OutputFile::~OutputFile() {
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+absl::Status OutputFile::Write(const void* bytes, size_t count) {
+  const char* next = static_cast<const char*>(bytes);
+  while (count > 0) {
+    const ssize_t written = write(descriptor_, next, count);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return ErrnoStatus(errno, "write", path_);
+    next += written;
+    count -= static_cast<size_t>(written);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status OutputFile::Close() {
+  if (fsync(descriptor_) != 0) return ErrnoStatus(errno, "sync", path_);
+  // A network file system may report a full disk only here.
+  if (close(std::exchange(descriptor_, -1)) != 0) return ErrnoStatus(errno, "close", path_);
   return absl::OkStatus();
 }
 
@@ -120,12 +129,11 @@ absl::StatusOr<int64_t> FileSize(const std::string& path) {
 }
 
 absl::Status SyncPath(const std::string& path) {
-  Descriptor file(path, O_RDONLY | O_CLOEXEC);
+  const Descriptor file(path);
   if (file.value() < 0) return ErrnoStatus(errno, "open to sync", path);
   // A file system that cannot sync a directory says EINVAL; its renames are then as safe as it
   // makes them.
   if (fsync(file.value()) != 0 && errno != EINVAL) return ErrnoStatus(errno, "sync", path);
-  if (file.Close() != 0) return ErrnoStatus(errno, "close", path);
   return absl::OkStatus();
 }
 

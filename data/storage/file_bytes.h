@@ -2,8 +2,10 @@
 #ifndef DATA_STORAGE_FILE_BYTES_H_
 #define DATA_STORAGE_FILE_BYTES_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -23,6 +25,27 @@ absl::StatusOr<std::string> ReadFileBytes(const std::string& path, int64_t max_b
 absl::Status WriteFileBytes(const std::string& path, absl::string_view bytes);
 
 absl::StatusOr<int64_t> FileSize(const std::string& path);
+
+// A new file written piece by piece, for sizes that do not fit in memory. Close syncs it.
+class OutputFile {
+ public:
+  // Replaces an existing file: for temporary names and files inside an AtomicDirectory.
+  static absl::StatusOr<OutputFile> Create(const std::string& path);
+
+  OutputFile(OutputFile&& other) noexcept
+      : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+  OutputFile& operator=(OutputFile&&) = delete;
+  ~OutputFile();
+
+  absl::Status Write(const void* bytes, size_t count);
+  absl::Status Close();  // a writer that skips it does not learn of a full disk
+
+ private:
+  OutputFile(std::string path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
+
+  std::string path_;
+  int descriptor_;
+};
 
 // Makes what was written under `path` (a file or a directory's own entries) survive a power cut.
 absl::Status SyncPath(const std::string& path);
