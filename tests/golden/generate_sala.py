@@ -218,7 +218,8 @@ def generate_dense_len(root):
     for start, length in zip(starts, lengths):
         rows.update(range(start, start + min(2, length)))
         rows.update(range(start + max(0, length - 12), start + length))
-    write_expected(folder / "expected_packed.safetensors", config, weights, packed, document_starts=starts, rows=sorted(rows))
+    write_expected(folder / "expected_packed.safetensors", config, weights, packed, document_starts=starts,
+                   rows=sorted(rows))
 
 
 def generate_96_blocks(root):
