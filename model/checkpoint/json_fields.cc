@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 
 namespace salamander {
 namespace {
@@ -87,9 +88,10 @@ std::string Describe(const Json& value) {
 JsonFields::JsonFields(const Json& object, absl::string_view where, absl::string_view path)
     : object_(object), where_(where), path_(path) {
   if (!object.is_object()) {
-    status_ = absl::InvalidArgumentError(absl::StrCat(where_, ": ", path_, path_.empty() ? "" : " ",
-                                                      "found ", Describe(object),
-                                                      ", expected a JSON object"));
+    const absl::string_view place = absl::StripSuffix(path_, ".");
+    status_ = absl::InvalidArgumentError(
+        absl::StrCat(where_, ": ", place, place.empty() ? "" : ": ", "found ", Describe(object),
+                     ", expected a JSON object"));
   }
 }
 

@@ -78,8 +78,9 @@ TEST(ModelConfigJsonTest, WrongTypesAndWordsAreErrors) {
   EXPECT_THAT(ErrorWith("\"minicpm_sala\"", "\"mamba\""),
               HasSubstr("family: found \"mamba\", expected one of llama"));
   EXPECT_THAT(ErrorWith("softmax+candidate", "softmax+candidates"), HasSubstr("layers[2]"));
-  EXPECT_THAT(ErrorWith("\"sparse\": {", "\"sparse\": 7, \"x\": {"),
-              HasSubstr("softmax.sparse. found 7, expected a JSON object"));
+  EXPECT_THAT(ErrorWith("\"rope\"", "\"rpoe\""), HasSubstr("rpoe: found an unknown key"));
+  EXPECT_THAT(std::string(ModelConfigFromJson("[1]").status().message()),
+              HasSubstr("model config: found a list of 1, expected a JSON object"));
 }
 
 TEST(ModelConfigJsonTest, ImpossibleShapesAreRefused) {
