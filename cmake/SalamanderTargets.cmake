@@ -4,6 +4,10 @@ function(salamander_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
   add_library(${name} STATIC ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE salamander_flags ${ARG_LINKS})
+  # The fuzzer follows coverage through whatever reads a user's bytes; in the kernels it would only cost time.
+  if(SALAMANDER_BUILD_FUZZERS AND NOT name MATCHES "kernels")
+    target_compile_options(${name} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
 endfunction()
 
 # salamander_test(name SOURCES ... LINKS ... [RANKS n]): one GoogleTest program; with RANKS it runs under mpirun.

@@ -13,14 +13,17 @@ const char* __asan_default_options() {
   return "detect_stack_use_after_return=1:strict_string_checks=1:alloc_dealloc_mismatch=0";
 }
 
-// Open MPI keeps some of what MPI_Init allocates until the process ends.
+// Open MPI and the OpenMP run time keep some of what they allocate until the process ends; HDF5
+// keeps what belongs to a file whose close failed.
 const char* __lsan_default_suppressions() {
   return "leak:libmpi.so\n"
          "leak:libopen-pal.so\n"
          "leak:libopen-rte.so\n"
          "leak:libpmix.so\n"
          "leak:libhwloc.so\n"
-         "leak:libevent\n";
+         "leak:libevent\n"
+         "leak:libomp.so\n"
+         "leak:libhdf5_serial.so\n";
 }
 
 // The OpenMP run time and OpenBLAS are not instrumented; Archer tells ThreadSanitizer what the

@@ -25,6 +25,9 @@ std::recursive_mutex& LibraryMutex() {
 class LibraryLock {
  public:
   LibraryLock() : lock_(LibraryMutex()) {
+    // After a close that failed on a full disk, the library's own exit handler uses freed memory.
+    static const herr_t no_exit_handler = H5dont_atexit();
+    static_cast<void>(no_exit_handler);
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
     H5Eclear2(H5E_DEFAULT);
   }
