@@ -1,8 +1,7 @@
 // AdamW over any number of tensors in one call, with fp32 state, and the global norm that clipping
-// needs.
-//   m = beta1 m + (1 - beta1) g      v = beta2 v + (1 - beta2) g^2        g = gradient_scale *
-//   gradient w -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + epsilon) +
-//   weight_decay * w)
+// needs. With g = gradient_scale * gradient:
+//   m = beta1 m + (1 - beta1) g      v = beta2 v + (1 - beta2) g^2
+//   w -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + epsilon) + weight_decay * w)
 // Source: arXiv 1711.05101, decay decoupled and multiplied by the learning rate, as in PyTorch.
 #ifndef KERNELS_ADAMW_H_
 #define KERNELS_ADAMW_H_

@@ -1,7 +1,6 @@
 // Token embedding with muP's output scale.
 //   forward   y_t = scale * table[token_t]
-//   backward  d_table[v] += scale * sum over t with token_t = v of dy_t, summed in token order:
-//   deterministic
+//   backward  d_table[v] += scale * sum of dy_t over t with token_t = v, in token order
 #ifndef KERNELS_EMBEDDING_H_
 #define KERNELS_EMBEDDING_H_
 

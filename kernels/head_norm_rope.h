@@ -1,9 +1,7 @@
 // Per-head RMSNorm followed by rotary position embedding, in one pass; either half may be absent.
-//   forward   n = x * r * weight, r = 1 / sqrt(mean_D(x^2) + epsilon)        (n = x where weight is
-//   empty)
-//             y_d       = n_d * cos[p, d] - n_{d+D/2} * sin[p, d]            for d < D/2 and p the
-//             row's position y_{d+D/2} = n_{d+D/2} * cos[p, d] + n_d * sin[p, d]            (y = n
-//             where cosines is empty)
+//   forward   n = x * r * weight, r = 1 / sqrt(mean_D(x^2) + epsilon)   (n = x: weight is empty)
+//             y_d       = n_d       * cos[t, d] - n_{d+D/2} * sin[t, d]   for d < D/2
+//             y_{d+D/2} = n_{d+D/2} * cos[t, d] + n_d       * sin[t, d]   (y = n: cosines is empty)
 // Half-split pairing (Llama, Qwen3, MiniCPM). Source: arXiv 2104.09864; norm before rotation as in
 // Qwen3.
 #ifndef KERNELS_HEAD_NORM_ROPE_H_

@@ -1,7 +1,7 @@
 // Alignment loss of one layer: the squared error between a candidate mixer's output and its
 // teacher's.
-//   loss = sum over rows t and channels c of w_t * (y_tc - target_tc)^2        d_output = 2 * scale
-//   * w_t * (y - target)
+//   loss = sum over rows t and channels c of w_t * (y_tc - target_tc)^2
+//   d_output_tc = 2 * gradient_scale * w_t * (y_tc - target_tc)
 #ifndef KERNELS_LAYER_MSE_H_
 #define KERNELS_LAYER_MSE_H_
 
@@ -24,6 +24,8 @@ struct LayerMseArgs {
   double* output_sum = nullptr;   // of w_t * y^2: with target_sum they give the cosine; or null
 };
 
+// A row of weight zero (padding) is not read, and its gradient is zero. Sums are fp64 in a fixed
+// order.
 absl::Status LayerMse(const ExecutionContext& context, const LayerMseArgs& args);
 
 }  // namespace salamander

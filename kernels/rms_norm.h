@@ -1,10 +1,12 @@
 // Root-mean-square normalisation over the last dimension, with the residual addition that comes
 // before it fused in.
 //   forward   h = residual + branch_scale * branch  (h = residual where branch is empty)
-//             r = 1 / sqrt(mean(h^2) + epsilon)      y = h * r * weight
-//   backward  dh = r * (weight * dy - h * r^2 * mean(h * weight * dy)) + d_hidden       dweight +=
-//   sum_t dy * h * r
-//             d_branch = branch_scale * dh           d_residual = dh
+//             r = 1 / sqrt(mean(h^2) + epsilon)
+//             y = h * r * weight
+//   backward  dh = r * (weight * dy - h * r^2 * mean(h * weight * dy)) + d_hidden
+//             d_residual = dh
+//             d_branch = branch_scale * dh
+//             d_weight += sum_t dy * h * r
 #ifndef KERNELS_RMS_NORM_H_
 #define KERNELS_RMS_NORM_H_
 
@@ -35,7 +37,7 @@ struct RmsNormBackwardArgs {
   double branch_scale = 1.0;
   TensorView d_residual;  // [T, C] receives dh; may alias d_hidden; or empty: not wanted
   TensorView d_branch;    // [T, C] receives branch_scale * dh, or empty
-  TensorView d_weight;    // [C], added to; or empty: not wanted. Summed over rows in a fixed order
+  TensorView d_weight;    // [C], added to; or empty: not wanted
 };
 
 absl::Status RmsNormForward(const ExecutionContext& context, const RmsNormForwardArgs& args);

@@ -1,7 +1,6 @@
-// SwiGLU's pointwise part: y = silu(gate) * up, silu(x) = x * sigmoid(x).   Source: arXiv
-// 2002.05202.
-//   backward  d_gate = dy * up * sigmoid(gate) * (1 + gate * (1 - sigmoid(gate)))     d_up = dy *
-//   silu(gate)
+// SwiGLU's pointwise part: y = silu(gate) * up, silu(x) = x * sigmoid(x). Source: arXiv 2002.05202.
+//   backward  d_gate = dy * up * sigmoid(gate) * (1 + gate * (1 - sigmoid(gate)))
+//             d_up = dy * silu(gate)
 #ifndef KERNELS_SWIGLU_H_
 #define KERNELS_SWIGLU_H_
 

@@ -70,10 +70,9 @@ inline Real Sigmoid(Real x) {
   return Real(1) / (Real(1) + Exp(-x));
 }
 
-// x * Sigmoid(x).
 template <typename Real>
 inline Real Silu(Real x) {
-  return x / (Real(1) + Exp(-x));
+  return x * Sigmoid(x);
 }
 
 }  // namespace salamander::cpu

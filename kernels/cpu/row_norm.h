@@ -1,0 +1,59 @@
+// RMS normalisation of one row, forward and backward: shared by the layers' norm and the heads'.
+#ifndef KERNELS_CPU_ROW_NORM_H_
+#define KERNELS_CPU_ROW_NORM_H_
+
+#include <cmath>
+#include <cstdint>
+
+namespace salamander::cpu {
+
+// Returns r = 1 / sqrt(mean(x^2) + epsilon) and writes y = x * r * weight.
+template <typename Real>
+Real NormaliseRow(const Real* x, const Real* weight, int64_t size, double epsilon, Real* y) {
+  Real squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t i = 0; i < size; ++i) squares += x[i] * x[i];
+  const Real r = Real(1) / std::sqrt(squares / Real(size) + Real(epsilon));
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i) y[i] = x[i] * r * weight[i];
+  return r;
+}
+
+template <typename Real>
+struct NormaliseRowGradient {
+  const Real* x;
+  const Real* weight;
+  Real r;
+  const Real* dy;
+  const Real* dx_from_elsewhere;  // added to dx; or null
+  Real* dx;                       // may be dy or dx_from_elsewhere; or null: not wanted
+  Real* d_weight;                 // added to; or null
+  int64_t size;
+};
+
+template <typename Real>
+void NormaliseRowBackward(const NormaliseRowGradient<Real>& row) {
+  const auto [x, weight, r, dy, dx_from_elsewhere, dx, d_weight, size] = row;
+  if (d_weight != nullptr) {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) d_weight[i] += dy[i] * x[i] * r;
+  }
+  if (dx == nullptr) return;
+  Real dot = 0;
+#pragma omp simd reduction(+ : dot)
+  for (int64_t i = 0; i < size; ++i) dot += x[i] * weight[i] * dy[i];
+  const Real pull = dot * r * r / Real(size);
+  if (dx_from_elsewhere != nullptr) {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) {
+      dx[i] = dx_from_elsewhere[i] + r * (weight[i] * dy[i] - x[i] * pull);
+    }
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) dx[i] = r * (weight[i] * dy[i] - x[i] * pull);
+  }
+}
+
+}  // namespace salamander::cpu
+
+#endif  // KERNELS_CPU_ROW_NORM_H_
