@@ -75,7 +75,8 @@ TestTensor::TestTensor(DType dtype, Dims dims) : dtype_(dtype), dims_(dims) {
 
 TestTensor TestTensor::Constant(DType dtype, Dims dims, double value) {
   TestTensor tensor(dtype, dims);
-  for (int64_t i = 0; i < tensor.size(); ++i) tensor.Set(i, value);
+  const TensorView view = tensor.View();
+  for (int64_t i = 0; i < view.size(); ++i) SetElement(view, i, value);
   return tensor;
 }
 
@@ -88,14 +89,17 @@ TestTensor TestTensor::Poisoned(DType dtype, Dims dims) {
 TestTensor TestTensor::Normal(DType dtype, Dims dims, uint64_t seed, double deviation) {
   TestTensor tensor(dtype, dims);
   SplitMix random(seed);
-  for (int64_t i = 0; i < tensor.size(); ++i) tensor.Set(i, deviation * random.Normal());
+  const TensorView view = tensor.View();
+  for (int64_t i = 0; i < view.size(); ++i) SetElement(view, i, deviation * random.Normal());
   return tensor;
 }
 
 TestTensor TestTensor::Uniform(DType dtype, Dims dims, uint64_t seed, double low, double high) {
   TestTensor tensor(dtype, dims);
   SplitMix random(seed);
-  for (int64_t i = 0; i < tensor.size(); ++i) tensor.Set(i, low + (high - low) * random.Uniform());
+  const TensorView view = tensor.View();
+  for (int64_t i = 0; i < view.size(); ++i)
+    SetElement(view, i, low + (high - low) * random.Uniform());
   return tensor;
 }
 
@@ -128,7 +132,8 @@ TestTensor TestTensor::As(DType dtype) const {
   converted.dtype_ = dtype;
   converted.dims_ = dims_;
   converted.bytes_.resize(std::max<size_t>(static_cast<size_t>(size()) * SizeOf(dtype), 1));
-  for (int64_t i = 0; i < size(); ++i) converted.Set(i, At(i));
+  const TensorView from = View(), to = converted.View();
+  for (int64_t i = 0; i < from.size(); ++i) SetElement(to, i, ElementAt(from, i));
   return converted;
 }
 
