@@ -1,0 +1,81 @@
+#include "trainer/run/model_file.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "data/storage/file_bytes.h"
+#include "kernels/base/status_macros.h"
+#include "model/checkpoint/model_config_json.h"
+
+namespace salamander {
+namespace {
+
+constexpr char kWeights[] = "weights";
+
+}  // namespace
+
+absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path) {
+  if (FileSize(absl::StrCat(path, "/manifest.json")).ok()) return path;
+  const auto checkpoints = ListCheckpoints(absl::StrCat(path, "/checkpoints"));
+  if (checkpoints.ok() && !checkpoints->empty()) return checkpoints->back();
+  return absl::NotFoundError(
+      absl::StrCat(path,
+                   ": neither a checkpoint (it has no manifest.json) nor a run with one (it has no "
+                   "checkpoints/step-...); give a directory that import, convert or train wrote"));
+}
+
+std::vector<TensorPiece> PiecesOf(const std::string& group, const ParameterLayout& layout,
+                                  const ParameterBuffer& buffer) {
+  std::vector<TensorPiece> pieces;
+  for (const ParameterSpec& spec : layout.specs()) {
+    pieces.push_back({absl::StrCat(group, "/", spec.name), spec.shape, 0, buffer.View(spec)});
+  }
+  return pieces;
+}
+
+absl::Status ReadGroup(const Checkpoint& checkpoint, const std::string& group,
+                       const ParameterLayout& layout, const ParameterBuffer& buffer) {
+  for (const ParameterSpec& spec : layout.specs()) {
+    RETURN_IF_ERROR(checkpoint.Read(absl::StrCat(group, "/", spec.name), buffer.View(spec)));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string resolved, ResolveCheckpoint(path));
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(resolved));
+  ASSIGN_OR_RETURN(const std::string text, checkpoint.Metadata(kModelText));
+  auto config = ModelConfigFromJson(text);
+  RETURN_IF_ERROR(Annotate(config.status(), absl::StrCat(resolved, "/metadata/", kModelText)));
+  ASSIGN_OR_RETURN(ModelWeights weights, ModelWeights::Create(*config, DType::kFloat32));
+  RETURN_IF_ERROR(ReadGroup(checkpoint, kWeights, weights.layout, weights.buffer));
+  std::string tokenizer;
+  if (checkpoint.HasMetadata(kTokenizerText)) {
+    ASSIGN_OR_RETURN(tokenizer, checkpoint.Metadata(kTokenizerText));
+  }
+  return LoadedModel{resolved, std::move(weights), std::move(tokenizer)};
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const LoadedModel& model) {
+  if (model.tokenizer.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        model.path,
+        ": the checkpoint carries no tokenizer; put tokenizer.model into the HuggingFace "
+        "folder before import"));
+  }
+  return DeserializeTokenizer(model.tokenizer);
+}
+
+absl::Status SaveModel(const std::string& path, const ModelWeights& model,
+                       const std::string& tokenizer,
+                       const std::map<std::string, std::string>& further_texts,
+                       Communicator& ranks) {
+  std::map<std::string, std::string> texts = further_texts;
+  texts[kModelText] = ModelConfigToJson(model.config);
+  if (!tokenizer.empty()) texts[kTokenizerText] = tokenizer;
+  const std::vector<TensorPiece> pieces = PiecesOf(kWeights, model.layout, model.buffer);
+  return WriteCheckpoint(path, ShareOut(pieces, ranks.rank(), ranks.size()), texts, ranks);
+}
+
+}  // namespace salamander

@@ -1,0 +1,51 @@
+// Models on disk: a checkpoint directory, or the newest one of a run.
+#ifndef TRAINER_RUN_MODEL_FILE_H_
+#define TRAINER_RUN_MODEL_FILE_H_
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+#include "data/tokenizer.h"
+#include "model/checkpoint/checkpoint.h"
+#include "model/conversion/transfer.h"
+
+namespace salamander {
+
+// Names of a checkpoint's texts.
+inline constexpr char kModelText[] = "model.json";
+inline constexpr char kTokenizerText[] = "tokenizer.bin";
+
+struct LoadedModel {
+  std::string path;  // of the checkpoint
+  ModelWeights weights;
+  std::string tokenizer;  // Tokenizer::Serialized(); empty where the checkpoint has none
+};
+
+// The directory itself where it is a checkpoint, else the newest under <path>/checkpoints.
+absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path);
+
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path);
+
+// The tokenizer a model carries. Fails, saying what to do, where it carries none.
+absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const LoadedModel& model);
+
+// Replicated tensors of a buffer under "<group>/<parameter>".
+std::vector<TensorPiece> PiecesOf(const std::string& group, const ParameterLayout& layout,
+                                  const ParameterBuffer& buffer);
+
+// Fills a buffer from the tensors of a group.
+absl::Status ReadGroup(const Checkpoint& checkpoint, const std::string& group,
+                       const ParameterLayout& layout, const ParameterBuffer& buffer);
+
+// Writes weights, config and tokenizer. Collective; every rank holds the whole model.
+absl::Status SaveModel(const std::string& path, const ModelWeights& model,
+                       const std::string& tokenizer,
+                       const std::map<std::string, std::string>& further_texts,
+                       Communicator& ranks);
+
+}  // namespace salamander
+
+#endif  // TRAINER_RUN_MODEL_FILE_H_
