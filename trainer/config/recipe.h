@@ -1,0 +1,138 @@
+// A recipe: everything a run is made of. Plain structs with their defaults; the description of the
+// fields in recipe.cc serves reading, the resolved copy stored with the run, and the comparison
+// when a run goes on.
+#ifndef TRAINER_CONFIG_RECIPE_H_
+#define TRAINER_CONFIG_RECIPE_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "model/config.h"
+#include "trainer/config/field_visitor.h"
+
+namespace salamander {
+
+enum class SourceKind { kTokens, kAssociativeRecall, kNeedle };
+
+// Where sequences come from.
+struct SourceConfig {
+  SourceKind kind = SourceKind::kTokens;
+  std::string path;       // token file; for associative recall: the file whose vocabulary it uses
+  double held_out = 0.0;  // share of the documents set aside for evaluation
+  int64_t sample_length = 0;  // of a recall sample; 0: the sequence's
+  int64_t pairs = 8;          // associative recall: key-value pairs, and as many questions
+};
+
+struct ParameterGroup {
+  std::string match;  // part of a parameter's name, "*" for any text: "layers.*.mlp.*"
+  double learning_rate_multiplier = 1.0;
+  double weight_decay = -1.0;  // -1: the optimizer's
+};
+
+struct OptimizerConfig {
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double epsilon = 1e-8;
+  double weight_decay = 0.0;  // of matrices; norms and embeddings have none unless a group says so
+  double clip_norm = 1.0;
+  std::vector<ParameterGroup> groups;  // the first that matches decides
+};
+
+enum class ObjectiveKind { kAlign, kDistill, kLm };
+enum class ScheduleShape { kConstant, kCosine, kExponential, kLinear };
+
+// Warm-up from 0 to the peak, then to `final` at the stage's last step.
+struct ScheduleConfig {
+  double peak = 0.0;
+  double final = -1.0;  // -1: the peak
+  int64_t warmup_steps = 0;
+  ScheduleShape shape = ScheduleShape::kConstant;
+};
+
+enum class TrainableSet { kAll, kMixers, kLightning, kCandidates, kMatching };
+enum class OptimizerState { kKeep, kReset };
+
+struct StageConfig {
+  std::string name;
+  ObjectiveKind objective = ObjectiveKind::kLm;
+  TrainableSet train = TrainableSet::kAll;
+  std::vector<std::string> train_matching;  // name patterns, with train: matching
+  int64_t sequence_length = 0;
+  int64_t tokens = 0;              // the stage's budget, rounded up to whole batches
+  int64_t batch_tokens = 0;        // of the global batch
+  int64_t micro_batch_tokens = 0;  // of one pass on one rank; 0: one sequence
+  ScheduleConfig learning_rate;
+  std::map<std::string, double> mixture;  // source: weight
+  bool keep_documents_whole = false;
+  bool sparse = false;  // the kept layers' attention
+  DenseRule dense_rule = DenseRule::kPerDocument;
+  int64_t dense_length = -1;  // -1: the model's
+  bool rope_in_kept_layers = false;
+  OptimizerState optimizer_state = OptimizerState::kKeep;
+  int64_t context_parallel = 1;
+  int64_t tensor_parallel = 1;
+
+  int64_t sequences_per_batch() const { return batch_tokens / sequence_length; }
+  int64_t steps() const { return (tokens + batch_tokens - 1) / batch_tokens; }
+};
+
+struct EvaluationConfig {
+  int64_t every_steps = 0;      // 0: only at a stage's end
+  std::string source;           // whose held-out documents; empty: the first token source
+  int64_t sequence_length = 0;  // 0: the stage's
+  int64_t sequences = 16;
+  std::vector<int64_t> recall_lengths;  // none: no recall
+  std::vector<double> recall_depths = {0.1, 0.5, 0.9};
+  int64_t recall_samples = 8;  // a length and depth
+};
+
+struct CheckpointConfig {
+  int64_t every_steps = 0;  // 0: only at a stage's end and when asked to stop
+  int64_t keep_last = 2;
+  int64_t keep_every = 0;  // steps whose checkpoints stay for good; 0: none
+};
+
+// Where the weights come from: a checkpoint, or a shape and the seed.
+struct ModelSource {
+  std::string from;   // checkpoint or run
+  std::string shape;  // model YAML, for training from scratch
+};
+
+struct Recipe {
+  std::string name;
+  std::string run_directory;
+  int64_t seed = 0;
+  ModelSource model;
+  std::string teacher;  // checkpoint or run, for distill
+  std::map<std::string, SourceConfig> data;
+  OptimizerConfig optimizer;
+  std::vector<StageConfig> stages;
+  EvaluationConfig evaluation;
+  CheckpointConfig checkpoint;
+  int64_t log_every_steps = 10;
+
+  // Refuses what cannot run, on `ranks` ranks: "file: stages[2].batch_tokens: found; expected". The
+  // file is the caller's to add.
+  absl::Status Validate(int ranks) const;
+};
+
+void VisitRecipe(FieldVisitor& visitor, Recipe& recipe);
+
+// Reads, applies "key=value" overrides, and checks types; Validate is the caller's.
+absl::StatusOr<Recipe> ReadRecipe(const std::string& path,
+                                  const std::vector<std::string>& overrides);
+absl::StatusOr<Recipe> ParseRecipe(absl::string_view text, const std::string& file,
+                                   const std::vector<std::string>& overrides);
+std::string RecipeText(const Recipe& recipe);
+
+// Whether a name matches a pattern in which * stands for any text.
+bool MatchesPattern(absl::string_view name, absl::string_view pattern);
+
+}  // namespace salamander
+
+#endif  // TRAINER_CONFIG_RECIPE_H_
