@@ -128,7 +128,7 @@ TEST_P(TransformerTest, TwoRunsAndTwoThreadsGiveTheSameBits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, TransformerTest, testing::ValuesIn(Cases()),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& given) { return given.param.name; });
 
 // Final hidden states of one document, token by token after a prefix of `prefill`.
 void ExpectDecodingEqualsForward(const ModelConfig& config, int64_t tokens, int64_t prefill) {
