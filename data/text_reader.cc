@@ -25,6 +25,9 @@ namespace {
 
 using Json = nlohmann::json;
 
+// The parser quotes what it read so far, which may be all of a very long string.
+constexpr size_t kLongestReason = 300;
+
 struct CloseFile {
   void operator()(std::FILE* file) const { std::fclose(file); }
 };
@@ -46,6 +49,55 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
   }
   if (std::ferror(file.get()) != 0) return ErrnoStatus(errno, "read", path);
   return text;
+}
+
+absl::Status MissingField(const Json& json, const TextReaderOptions& options) {
+  std::vector<std::string> keys;
+  for (const auto& item : json.items()) keys.push_back(item.key());
+  if (keys.size() > 8) keys.resize(8);
+  return absl::InvalidArgumentError(
+      absl::StrCat("no field \"", options.text_field, "\" and no \"", options.ids_field,
+                   "\"; the object has: ", keys.empty() ? "nothing" : absl::StrJoin(keys, ", "),
+                   "; name the field that holds the text"));
+}
+
+template <typename Integer>
+absl::Status ReadIntegers(const Json& array, const std::string& field, int64_t largest,
+                          std::vector<Integer>* out) {
+  if (!array.is_array()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", field, "\" is a ", array.type_name(), "; expected an array"));
+  }
+  out->reserve(array.size());
+  for (const Json& entry : array) {
+    const bool is_integer = entry.is_number_integer() || entry.is_boolean();
+    int64_t value = -1;
+    if (entry.is_boolean()) value = entry.get<bool>() ? 1 : 0;
+    if (entry.is_number_integer()) value = entry.get<int64_t>();
+    if (value < 0 || value > largest) {
+      return absl::InvalidArgumentError(absl::StrCat("\"", field, "\"[", out->size(), "] is ",
+                                                     is_integer ? entry.dump() : entry.type_name(),
+                                                     "; expected an integer from 0 to ", largest));
+    }
+    out->push_back(static_cast<Integer>(value));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParseIds(const Json& json, const Json& ids, const TextReaderOptions& options,
+                      Document* document) {
+  document->is_tokenized = true;
+  RETURN_IF_ERROR(
+      ReadIntegers(ids, options.ids_field, std::numeric_limits<int32_t>::max(), &document->ids));
+  const auto mask = json.find(options.loss_mask_field);
+  if (mask == json.end()) return absl::OkStatus();
+  RETURN_IF_ERROR(ReadIntegers(*mask, options.loss_mask_field, 1, &document->loss_mask));
+  if (document->loss_mask.size() != document->ids.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "\"", options.loss_mask_field, "\" has ", document->loss_mask.size(), " entries and \"",
+        options.ids_field, "\" has ", document->ids.size(), "; expected as many"));
+  }
+  return absl::OkStatus();
 }
 
 // One open JSONL file.
@@ -70,84 +122,13 @@ class JsonLines {
       if (line.find_first_not_of(" \t\r\n") == absl::string_view::npos) continue;
       *document = Document();
       document->origin = absl::StrCat(path_, ":", number_);
-      const absl::Status status = Parse(line, document);
+      const absl::Status status = ParseJsonDocument(line, options_, document);
       if (!status.ok()) return Annotate(status, document->origin);
       return true;
     }
   }
 
  private:
-  absl::Status Parse(absl::string_view line, Document* document) const {
-    try {
-      const Json json = Json::parse(line.begin(), line.end());
-      if (!json.is_object()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("the line is a JSON ", json.type_name(), "; expected an object"));
-      }
-      const auto text = json.find(options_.text_field);
-      const auto ids = json.find(options_.ids_field);
-      if (ids != json.end()) return ParseIds(json, *ids, document);
-      if (text == json.end()) return MissingField(json);
-      if (!text->is_string()) {
-        return absl::InvalidArgumentError(absl::StrCat("\"", options_.text_field, "\" is a ",
-                                                       text->type_name(), "; expected a string"));
-      }
-      document->text = text->get<std::string>();
-      return absl::OkStatus();
-    } catch (const std::exception& exception) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("not valid JSON: ", exception.what(), "; expected one object on each line"));
-    }
-  }
-
-  absl::Status MissingField(const Json& json) const {
-    std::vector<std::string> keys;
-    for (const auto& item : json.items()) keys.push_back(item.key());
-    if (keys.size() > 8) keys.resize(8);
-    return absl::InvalidArgumentError(
-        absl::StrCat("no field \"", options_.text_field, "\" and no \"", options_.ids_field,
-                     "\"; the object has: ", keys.empty() ? "nothing" : absl::StrJoin(keys, ", "),
-                     "; name the field that holds the text"));
-  }
-
-  absl::Status ParseIds(const Json& json, const Json& ids, Document* document) const {
-    document->is_tokenized = true;
-    RETURN_IF_ERROR(
-        ReadIntegers(ids, options_.ids_field, std::numeric_limits<int32_t>::max(), &document->ids));
-    const auto mask = json.find(options_.loss_mask_field);
-    if (mask == json.end()) return absl::OkStatus();
-    RETURN_IF_ERROR(ReadIntegers(*mask, options_.loss_mask_field, 1, &document->loss_mask));
-    if (document->loss_mask.size() != document->ids.size()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "\"", options_.loss_mask_field, "\" has ", document->loss_mask.size(), " entries and \"",
-          options_.ids_field, "\" has ", document->ids.size(), "; expected as many"));
-    }
-    return absl::OkStatus();
-  }
-
-  template <typename Integer>
-  static absl::Status ReadIntegers(const Json& array, const std::string& field, int64_t largest,
-                                   std::vector<Integer>* out) {
-    if (!array.is_array()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("\"", field, "\" is a ", array.type_name(), "; expected an array"));
-    }
-    out->reserve(array.size());
-    for (const Json& entry : array) {
-      const bool is_integer = entry.is_number_integer() || entry.is_boolean();
-      int64_t value = -1;
-      if (entry.is_boolean()) value = entry.get<bool>() ? 1 : 0;
-      if (entry.is_number_integer()) value = entry.get<int64_t>();
-      if (value < 0 || value > largest) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "\"", field, "\"[", out->size(), "] is ", is_integer ? entry.dump() : entry.type_name(),
-            "; expected an integer from 0 to ", largest));
-      }
-      out->push_back(static_cast<Integer>(value));
-    }
-    return absl::OkStatus();
-  }
-
   std::string path_;
   OwnedFile file_;
   const TextReaderOptions& options_;
@@ -215,6 +196,31 @@ absl::Status AddDirectory(const std::string& path, const TextReaderOptions& opti
 }
 
 }  // namespace
+
+absl::Status ParseJsonDocument(absl::string_view line, const TextReaderOptions& options,
+                               Document* document) {
+  try {
+    const Json json = Json::parse(line.begin(), line.end());
+    if (!json.is_object()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the line is a JSON ", json.type_name(), "; expected an object"));
+    }
+    const auto text = json.find(options.text_field);
+    const auto ids = json.find(options.ids_field);
+    if (ids != json.end()) return ParseIds(json, *ids, options, document);
+    if (text == json.end()) return MissingField(json, options);
+    if (!text->is_string()) {
+      return absl::InvalidArgumentError(absl::StrCat("\"", options.text_field, "\" is a ",
+                                                     text->type_name(), "; expected a string"));
+    }
+    document->text = text->get<std::string>();
+    return absl::OkStatus();
+  } catch (const std::exception& exception) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "not valid JSON: ", absl::string_view(exception.what()).substr(0, kLongestReason),
+        "; expected one object on each line"));
+  }
+}
 
 absl::StatusOr<std::vector<std::string>> ListFiles(const TextReaderOptions& options) {
   std::vector<std::string> files;

@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace salamander {
 
@@ -42,6 +43,11 @@ class DocumentReader {
   // Reads the next document; false at the end. A bad line of JSON is an error at file:line.
   virtual absl::StatusOr<bool> Next(Document* document) = 0;
 };
+
+// Reads one line of JSONL into `document`, all but its origin. Any bytes give a document or an
+// error: this is what the fuzzer drives.
+absl::Status ParseJsonDocument(absl::string_view line, const TextReaderOptions& options,
+                               Document* document);
 
 // Every file the options name, in reading order. A path that does not exist, or a set without
 // any file, is an error.

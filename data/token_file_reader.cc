@@ -44,6 +44,7 @@ absl::Status TokenFileReader::State::ReadBlocks(bool is_mask, int64_t begin, int
   const int64_t end = begin + count;
   SALAMANDER_CHECK(begin >= 0 && count >= 0 && end <= layout.info.token_count)
       << begin << " to " << end << " of " << layout.info.token_count;
+  if (count == 0) return absl::OkStatus();
   std::vector<char> bytes;
   for (int64_t block = begin / kChecksumBlockTokens; block * kChecksumBlockTokens < end; ++block) {
     const int64_t block_begin = block * kChecksumBlockTokens;

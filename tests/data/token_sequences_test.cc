@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -276,6 +277,24 @@ TEST_F(TokenSequencesTest, DocumentLongerThanASequenceIsCutAndKeepsItsTargets) {
     EXPECT_EQ(first.targets.back(), first.tokens.back() + 1);
     EXPECT_EQ(first.loss_weights.back(), 1);
     EXPECT_EQ(Get(**sequences, 1).tokens.front(), first.tokens.back() + 1);
+  }
+}
+
+TEST_F(TokenSequencesTest, ThreadsMayShareOneStream) {
+  for (const bool whole : {false, true}) {
+    const TokenSequencesOptions options = {
+        .sequence_length = kLength, .keep_documents_whole = whole, .seed = 3};
+    const auto alone = Open(options);
+    const auto shared = Open(options);
+    std::vector<PackedStream> found(400);
+    std::vector<std::thread> threads;
+    for (int64_t first = 0; first < 4; ++first) {
+      threads.emplace_back([&, first] {
+        for (int64_t n = first; n < 400; n += 4) found[n] = Get(*shared, 4 * n);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (int64_t n = 0; n < 400; ++n) EXPECT_TRUE(found[n] == Get(*alone, 4 * n)) << n;
   }
 }
 
