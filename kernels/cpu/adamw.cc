@@ -1,3 +1,4 @@
+#include <array>
 #include <cmath>
 #include <numeric>
 
@@ -46,6 +47,23 @@ void Update(const Coefficients<Real>& k, const AdamWTensor& tensor) {
   });
 }
 
+// Many lanes, so that additions do not wait for each other.
+template <typename Real>
+double SquaresOfPiece(const Real* x, int64_t size) {
+  constexpr int64_t kLanes = 32;
+  std::array<double, kLanes> sums = {};
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+#pragma omp simd
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const auto element = static_cast<double>(x[i + lane]);
+      sums[lane] += element * element;
+    }
+  }
+  for (; i < size; ++i) sums[0] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
 template <typename Real>
 double Squares(Arena& arena, const TensorView& tensor) {
   const ArenaScope scope(arena);
@@ -53,12 +71,7 @@ double Squares(Arena& arena, const TensorView& tensor) {
   const int64_t pieces = CeilDivide(tensor.size(), kElementsPerPiece);
   auto* const sums = arena.Array<double>(pieces);
   ParallelPieces(tensor.size(), [=](int64_t begin, int64_t end) {
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; ++i) {
-      sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-    }
-    sums[begin / kElementsPerPiece] = sum;
+    sums[begin / kElementsPerPiece] = SquaresOfPiece(x + begin, end - begin);
   });
   return std::accumulate(sums, sums + pieces, 0.0);
 }

@@ -1,6 +1,7 @@
 #include "kernels/embedding.h"
 
 #include <cstdint>
+#include <string>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

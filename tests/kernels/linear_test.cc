@@ -1,5 +1,7 @@
 #include "kernels/linear.h"
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 
 #include <gtest/gtest.h>

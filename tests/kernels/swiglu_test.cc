@@ -1,5 +1,6 @@
 #include "kernels/swiglu.h"
 
+#include <cmath>
 #include <cstdint>
 
 #include <gtest/gtest.h>
