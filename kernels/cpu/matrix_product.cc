@@ -56,7 +56,7 @@ MatrixProduct<Real> TilePart(const MatrixProduct<Real>& p, const Tile& tile, int
 template <typename Real>
 void MultiplyTiles(const MatrixProduct<Real>& p) {
   // Products that OpenBLAS too runs on the calling thread, whatever the number of threads.
-  constexpr int64_t kSerialProduct = 1 << 17;
+  constexpr int64_t kSerialProduct = 1 << 18;
   const CBLAS_TRANSPOSE a_form = p.a.transposed ? CblasTrans : CblasNoTrans;
   const CBLAS_TRANSPOSE b_form = p.b.transposed ? CblasTrans : CblasNoTrans;
   if (p.rows * p.columns * p.inner <= kSerialProduct) return Gemm(a_form, b_form, p);

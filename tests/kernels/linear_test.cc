@@ -80,8 +80,12 @@ TEST(LinearTest, TilesMeetAtTheirEdges) {
 
 TEST(LinearTest, SameBitsOnAnyThreads) {
   for (const DType dtype : kBothTypes) {
-    for (const auto& [tokens, columns, inner] :
-         {std::array<int64_t, 3>{137, 201, 65}, {1, 500, 300}, {345, 105, 730}, {64, 64, 64}}) {
+    for (const auto& [tokens, columns, inner] : {std::array<int64_t, 3>{137, 201, 65},
+                                                 {1, 500, 300},
+                                                 {345, 105, 730},
+                                                 {64, 64, 64},
+                                                 {7, 150, 249},
+                                                 {80, 56, 58}}) {
       const Problem problem = MakeProblem(dtype, tokens, columns, inner);
       ExpectSameBitsOnAnyThreads([&] { return RunOp(problem); });
     }
