@@ -60,6 +60,9 @@ class JsonFields {
   void Fail(absl::string_view key, absl::string_view found, absl::string_view expected,
             absl::string_view remedy = "");
 
+  // Takes over the fault of a nested object's fields, keeping an earlier one.
+  void Adopt(const absl::Status& status) { status_.Update(status); }
+
   bool ok() const { return status_.ok(); }
   const absl::Status& status() const { return status_; }
 
