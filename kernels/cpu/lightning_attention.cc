@@ -76,7 +76,7 @@ class Sweep {
     std::vector<Element*> states;
     for (int i = 0; i < threads; ++i) states.push_back(NewState(2));
     const auto units = static_cast<int64_t>(whole.size()) * layout_.heads;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (units > 1)
     for (int64_t unit = 0; unit < units; ++unit) {
       RunWhole(layout_.segments[whole[unit / layout_.heads]], unit % layout_.heads,
                states[omp_get_thread_num()]);
@@ -295,7 +295,7 @@ std::vector<bool> RunSteps(const LightningForwardArgs& args, const Layout<Elemen
   auto* const spare_rows =
       layout.arena.template Array<Element>(2 * layout.dim * omp_get_max_threads());
   const auto units = static_cast<int64_t>(steps.size()) * layout.heads;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (units > 1)
   for (int64_t unit = 0; unit < units; ++unit) {
     const int64_t head = unit % layout.heads;
     Step<Element>(args, args.segments[steps[unit / layout.heads]], head,
