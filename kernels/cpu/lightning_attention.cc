@@ -12,6 +12,7 @@
 
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/lightning_chunk.h"
+#include "kernels/cpu/parallel.h"
 
 namespace salamander::cpu {
 namespace {
@@ -305,11 +306,6 @@ std::vector<bool> RunSteps(const LightningForwardArgs& args, const Layout<Elemen
 }
 
 template <typename Element>
-Element* DataOrNull(const TensorView& view) {
-  return view.empty() ? nullptr : view.data<Element>();
-}
-
-template <typename Element>
 void Forward(const ExecutionContext& context, const LightningForwardArgs& args) {
   const ArenaScope scope(*context.arena);
   const auto layout = MakeLayout<Element>(args.q, args.slopes, args.segments, *context.arena);
@@ -377,20 +373,12 @@ void Backward(const ExecutionContext& context, const LightningBackwardArgs& args
 }  // namespace
 
 absl::Status LightningForward(const ExecutionContext& context, const LightningForwardArgs& args) {
-  if (args.q.dtype() == DType::kFloat64) {
-    Forward<double>(context, args);
-  } else {
-    Forward<float>(context, args);
-  }
+  ForReal(args.q.dtype(), [&](auto real) { Forward<decltype(real)>(context, args); });
   return absl::OkStatus();
 }
 
 absl::Status LightningBackward(const ExecutionContext& context, const LightningBackwardArgs& args) {
-  if (args.q.dtype() == DType::kFloat64) {
-    Backward<double>(context, args);
-  } else {
-    Backward<float>(context, args);
-  }
+  ForReal(args.q.dtype(), [&](auto real) { Backward<decltype(real)>(context, args); });
   return absl::OkStatus();
 }
 

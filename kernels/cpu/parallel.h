@@ -68,10 +68,12 @@ template <typename Real, typename Task>
 void ParallelRowBlocks(Arena& arena, int64_t rows, int64_t row_elements, ColumnSums<Real> result,
                        const Task& task) {
   const ArenaScope scope(arena);
-  const auto [total, columns] = result;
+  Real* const total = result.total;
+  const int64_t columns =
+      result.columns;  // not a structured binding: clang refuses those in OpenMP
   const int64_t blocks = CeilDivide(rows, kRowsPerBlock);
   Real* const sums = total == nullptr ? nullptr : arena.Array<Real>(blocks * columns);
-  ParallelFor(blocks, rows * row_elements, [=, &task, columns = columns](int64_t block) {
+  ParallelFor(blocks, rows * row_elements, [=, &task](int64_t block) {
     Real* const own = sums == nullptr ? nullptr : sums + block * columns;
     if (own != nullptr) std::fill_n(own, columns, Real(0));
     task(block * kRowsPerBlock, std::min(rows, (block + 1) * kRowsPerBlock), own);

@@ -33,7 +33,14 @@ struct NormaliseRowGradient {
 
 template <typename Real>
 void NormaliseRowBackward(const NormaliseRowGradient<Real>& row) {
-  const auto [x, weight, r, dy, dx_from_elsewhere, dx, d_weight, size] = row;
+  const Real* const x = row.x;
+  const Real* const weight = row.weight;
+  const Real* const dy = row.dy;
+  const Real* const dx_from_elsewhere = row.dx_from_elsewhere;
+  Real* const dx = row.dx;
+  Real* const d_weight = row.d_weight;
+  const Real r = row.r;
+  const int64_t size = row.size;
   if (d_weight != nullptr) {
 #pragma omp simd
     for (int64_t i = 0; i < size; ++i) d_weight[i] += dy[i] * x[i] * r;
