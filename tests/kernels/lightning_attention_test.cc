@@ -242,6 +242,18 @@ TEST(LightningBackwardTest, MatchesFiniteDifferences) {
   }
 }
 
+TEST(LightningBackwardTest, WithoutStateGradientsEqualsZeroOnes) {
+  LightningProblem problem =
+      RandomLightningProblem({.documents = {70, 1, 64}, .dim = 6, .has_states = true});
+  problem.d_states = TestTensor(DType::kFloat64, {6, 6, 6, 6});
+  const LightningGradients expected = RunBackward(problem);
+  problem.d_states = TestTensor();
+  const LightningGradients actual = RunBackward(problem);
+  EXPECT_LE(RelativeRmse(actual.dq.View(), expected.dq.View()), 1e-15);
+  EXPECT_LE(RelativeRmse(actual.dk.View(), expected.dk.View()), 1e-15);
+  EXPECT_LE(RelativeRmse(actual.dv.View(), expected.dv.View()), 1e-15);
+}
+
 TEST(LightningBackwardTest, ChangedDocumentLeavesTheOthersBitIdentical) {
   const LightningProblem before = RandomLightningProblem(
       {.documents = {70, 37, 1, 90}, .has_states = true, .dtype = DType::kFloat32});
