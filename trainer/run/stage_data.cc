@@ -1,0 +1,155 @@
+#include "trainer/run/stage_data.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "kernels/base/status_macros.h"
+
+namespace salamander {
+namespace {
+
+// The held-out documents depend on the data alone, never on a run's seed: every run and every
+// evaluation sets the same ones aside.
+constexpr uint64_t kSplitSeed = 0;
+
+// Ids below this are control tokens and single bytes of the tokenizers made here.
+constexpr int32_t kFirstPlainId = 264;
+
+SplitOptions SplitOf(const SourceConfig& source) {
+  return {.held_out_fraction = source.held_out, .split_seed = kSplitSeed};
+}
+
+SourcePosition PositionOf(const std::map<std::string, SourcePosition>& positions,
+                          const std::string& name) {
+  const auto found = positions.find(name);
+  return found == positions.end() ? SourcePosition{} : found->second;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RecallTask>> MakeRecallTask(int64_t vocabulary, int64_t pairs,
+                                                           uint64_t seed) {
+  const int32_t first = vocabulary >= 2 * kFirstPlainId ? kFirstPlainId : 4;
+  const auto third = static_cast<int32_t>((vocabulary - first) / 3);
+  return MakeAssociativeRecall({.pairs = pairs,
+                                .queries = pairs,
+                                .keys = {first, first + third},
+                                .values = {first + third, first + 2 * third},
+                                .fillers = {first + 2 * third, first + 3 * third},
+                                .seed = seed},
+                               vocabulary);
+}
+
+absl::StatusOr<RunData> RunData::Open(const Recipe& recipe) {
+  RunData data;
+  data.recipe_ = recipe;
+  data.held_out_source_ = recipe.evaluation.source;
+  for (const auto& [name, source] : recipe.data) {
+    RETURN_IF_ERROR(Annotate(data.OpenSource(name, source), absl::StrCat("data.", name)));
+    if (data.held_out_source_.empty() && source.kind == SourceKind::kTokens && source.held_out > 0)
+      data.held_out_source_ = name;
+  }
+  return data;
+}
+
+absl::Status RunData::OpenSource(const std::string& name, const SourceConfig& source) {
+  ASSIGN_OR_RETURN(std::shared_ptr<const TokenFileReader> file, TokenFileReader::Open(source.path));
+  if (files_.empty()) {
+    vocabulary_ = file->info().vocab_size;
+    tokenizer_ = file->serialized_tokenizer();
+  } else if (file->serialized_tokenizer() != tokenizer_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source.path, ": made with tokenizer ", file->info().tokenizer_fingerprint,
+                     ", the run's other sources with another; tokenise all with one"));
+  }
+  files_[name] = std::move(file);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<SequenceStream>> RunData::MakeStream(
+    const std::string& name, const StageConfig& stage, const SourcePosition& start) const {
+  const SourceConfig& source = recipe_.data.at(name);
+  const auto& file = files_.at(name);
+  const auto seed = static_cast<uint64_t>(recipe_.seed);
+  if (source.kind == SourceKind::kTokens) {
+    ASSIGN_OR_RETURN(
+        std::unique_ptr<SequenceStream> stream,
+        TokenSequences::Create(file, {.sequence_length = stage.sequence_length,
+                                      .keep_documents_whole = stage.keep_documents_whole,
+                                      .split = SplitOf(source),
+                                      .seed = seed,
+                                      .start = start}));
+    return stream;
+  }
+  std::shared_ptr<const RecallTask> task;
+  if (source.kind == SourceKind::kAssociativeRecall) {
+    ASSIGN_OR_RETURN(task, MakeRecallTask(vocabulary_, source.pairs, seed));
+  } else {
+    ASSIGN_OR_RETURN(const auto tokenizer, DeserializeTokenizer(tokenizer_));
+    const auto words = [&](const char* text) { return tokenizer->Encode(text); };
+    ASSIGN_OR_RETURN(const std::vector<int32_t> before, words("\n#define KEY_"));
+    ASSIGN_OR_RETURN(const std::vector<int32_t> between, words(" VALUE_"));
+    ASSIGN_OR_RETURN(const std::vector<int32_t> after, words("\n"));
+    const int32_t first = vocabulary_ >= 2 * kFirstPlainId ? kFirstPlainId : 4;
+    ASSIGN_OR_RETURN(task,
+                     MakeNeedleRecall(file, {.before_key = before,
+                                             .between = between,
+                                             .after = after,
+                                             .ids = {first, static_cast<int32_t>(vocabulary_)},
+                                             .split = SplitOf(source),
+                                             .part = DataSplit::kTraining,
+                                             .seed = seed}));
+  }
+  return MakeRecallSequences(
+      task, {.sequence_length = stage.sequence_length,
+             .sample_length = std::min(source.sample_length, stage.sequence_length),
+             .seed = seed,
+             .padding_token = 0,
+             .start = start});
+}
+
+absl::StatusOr<std::unique_ptr<SequenceMixture>> RunData::StageSequences(
+    const StageConfig& stage, const std::map<std::string, SourcePosition>& start) const {
+  std::vector<MixtureComponent> components;
+  for (const auto& [name, weight] : stage.mixture) {
+    auto stream = MakeStream(name, stage, PositionOf(start, name));
+    RETURN_IF_ERROR(Annotate(stream.status(), absl::StrCat("data.", name)));
+    components.push_back({.name = name, .weight = weight, .stream = *std::move(stream)});
+  }
+  return SequenceMixture::Create(std::move(components));
+}
+
+std::map<std::string, SourcePosition> RunData::PositionsAfter(
+    const StageConfig& stage, const SequenceMixture& sequences, int64_t n,
+    const std::map<std::string, SourcePosition>& start) {
+  std::map<std::string, SourcePosition> positions = start;
+  const std::vector<SourcePosition> after = sequences.PositionsAt(n);
+  size_t index = 0;
+  for (const auto& [name, weight] : stage.mixture) positions[name] = after[index++];
+  return positions;
+}
+
+absl::StatusOr<std::unique_ptr<HeldOutSequences>> RunData::HeldOut(int64_t sequence_length) const {
+  if (held_out_source_.empty()) {
+    return absl::InvalidArgumentError(
+        "evaluation needs held-out documents; give a source of kind tokens held_out: 0.02, say");
+  }
+  return HeldOutSequences::Create(files_.at(held_out_source_),
+                                  SplitOf(recipe_.data.at(held_out_source_)), sequence_length);
+}
+
+absl::StatusOr<std::unique_ptr<RecallEvaluation>> RunData::Recall() const {
+  const EvaluationConfig& evaluation = recipe_.evaluation;
+  if (evaluation.recall_lengths.empty()) return std::unique_ptr<RecallEvaluation>();
+  int64_t pairs = SourceConfig().pairs;
+  for (const auto& [name, source] : recipe_.data) {
+    if (source.kind == SourceKind::kAssociativeRecall) pairs = source.pairs;
+  }
+  ASSIGN_OR_RETURN(std::shared_ptr<const RecallTask> task,
+                   MakeRecallTask(vocabulary_, pairs, static_cast<uint64_t>(recipe_.seed)));
+  return RecallEvaluation::Create(std::move(task), evaluation.recall_lengths, {0.0},
+                                  evaluation.recall_samples);
+}
+
+}  // namespace salamander

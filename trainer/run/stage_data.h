@@ -1,0 +1,63 @@
+// A recipe's sources opened: training sequences of a stage, held-out sequences, recall sets.
+#ifndef TRAINER_RUN_STAGE_DATA_H_
+#define TRAINER_RUN_STAGE_DATA_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "data/mixture.h"
+#include "data/recall.h"
+#include "data/token_file.h"
+#include "data/token_sequences.h"
+#include "trainer/config/recipe.h"
+
+namespace salamander {
+
+class RunData {
+ public:
+  // Opens every file of the recipe. Files of one run share one tokenizer; others are refused.
+  static absl::StatusOr<RunData> Open(const Recipe& recipe);
+
+  int64_t vocabulary() const { return vocabulary_; }
+  const std::string& serialized_tokenizer() const { return tokenizer_; }
+
+  // The sequences of a stage, each source going on from its position.
+  absl::StatusOr<std::unique_ptr<SequenceMixture>> StageSequences(
+      const StageConfig& stage, const std::map<std::string, SourcePosition>& start) const;
+
+  // Each source's position after sequences 0 to n - 1 of the stage; sources outside the mixture
+  // stay where they were.
+  static std::map<std::string, SourcePosition> PositionsAfter(
+      const StageConfig& stage, const SequenceMixture& sequences, int64_t n,
+      const std::map<std::string, SourcePosition>& start);
+
+  absl::StatusOr<std::unique_ptr<HeldOutSequences>> HeldOut(int64_t sequence_length) const;
+
+  // Associative recall over the run's vocabulary; null where the recipe asks for no recall.
+  absl::StatusOr<std::unique_ptr<RecallEvaluation>> Recall() const;
+
+ private:
+  RunData() = default;
+  absl::Status OpenSource(const std::string& name, const SourceConfig& source);
+  absl::StatusOr<std::unique_ptr<SequenceStream>> MakeStream(const std::string& name,
+                                                             const StageConfig& stage,
+                                                             const SourcePosition& start) const;
+
+  Recipe recipe_;
+  std::map<std::string, std::shared_ptr<const TokenFileReader>> files_;
+  std::string held_out_source_;
+  int64_t vocabulary_ = 0;
+  std::string tokenizer_;
+};
+
+// Pairs of keys and values drawn from disjoint parts of a vocabulary, with fillers from a third.
+absl::StatusOr<std::unique_ptr<RecallTask>> MakeRecallTask(int64_t vocabulary, int64_t pairs,
+                                                           uint64_t seed);
+
+}  // namespace salamander
+
+#endif  // TRAINER_RUN_STAGE_DATA_H_
