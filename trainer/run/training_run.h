@@ -1,0 +1,27 @@
+// A run: the stages of a recipe, one after another, from a model to its checkpoints. A run
+// directory holds
+//   recipe.yaml         the resolved recipe
+//   metrics.jsonl       one line a logged step and evaluation
+//   checkpoints/step-*  complete or absent; `train` on the directory goes on from the last one
+// What is trained is a pure function of recipe, data and number of ranks: stopping and going on
+// changes no bit.
+#ifndef TRAINER_RUN_TRAINING_RUN_H_
+#define TRAINER_RUN_TRAINING_RUN_H_
+
+#include "absl/status/status.h"
+
+#include "model/parallel/communicator.h"
+#include "trainer/config/recipe.h"
+
+namespace salamander {
+
+// Walks what is left of the recipe. Returns OK when the last stage is done, or after a checkpoint
+// when a signal asked to stop. Collective.
+absl::Status RunRecipe(const Recipe& recipe, Communicator& world);
+
+// Says what the recipe would do, without doing it: steps, tokens, what trains, bytes.
+absl::Status PrintPlan(const Recipe& recipe, Communicator& world);
+
+}  // namespace salamander
+
+#endif  // TRAINER_RUN_TRAINING_RUN_H_
