@@ -77,26 +77,26 @@ class Transfer {
   Transfer(const ModelWeights& source, const ModelWeights& result, const ConversionOptions& options)
       : source_(source), result_(result), options_(options) {}
 
-  TensorRecord Candidate(const ParameterSpec& spec) const;
-  TensorRecord Kept(const ParameterSpec& spec) const;
-  TensorRecord FromCandidate(const ParameterSpec& spec) const;
+  TransferRecord Candidate(const ParameterSpec& spec) const;
+  TransferRecord Kept(const ParameterSpec& spec) const;
+  TransferRecord FromCandidate(const ParameterSpec& spec) const;
 
  private:
-  TensorRecord Copied(const ParameterSpec& spec, const std::string& from) const {
+  TransferRecord Copied(const ParameterSpec& spec, const std::string& from) const {
     CopyTensor(source_.View(from), result_.View(spec.name));
-    return {spec.name, from, TensorFate::kCopied};
+    return {spec.name, from, TransferFate::kCopied};
   }
 
-  TensorRecord Output(const ParameterSpec& spec, const std::string& from, bool gains_gate) const {
-    TensorRecord record = Copied(spec, from);
+  TransferRecord Output(const ParameterSpec& spec, const std::string& from, bool gains_gate) const {
+    TransferRecord record = Copied(spec, from);
     if (gains_gate && options_.gate == GateInitialization::kOpen) {
       Map(result_.View(spec.name), Identity, 0, 2.0);
-      record.fate = TensorFate::kDoubled;
+      record.fate = TransferFate::kDoubled;
     }
     return record;
   }
 
-  TensorRecord FreshGate(const ParameterSpec& spec, bool lightning) const {
+  TransferRecord FreshGate(const ParameterSpec& spec, bool lightning) const {
     const TensorView gate = result_.View(spec.name);
     if (options_.gate == GateInitialization::kRandom && lightning) {
       const uint64_t key = HashCounter(options_.seed, HashName(spec.name));
@@ -104,12 +104,12 @@ class Transfer {
     } else if (options_.gate == GateInitialization::kRandom) {
       FillNormal(gate, spec.name, options_.seed, kKeptGateDeviation);
     }
-    return {spec.name, "", TensorFate::kInitialized};
+    return {spec.name, "", TransferFate::kInitialized};
   }
 
-  TensorRecord Ones(const ParameterSpec& spec) const {
+  TransferRecord Ones(const ParameterSpec& spec) const {
     Map(result_.View(spec.name), One, 0, 1.0);
-    return {spec.name, "", TensorFate::kInitialized};
+    return {spec.name, "", TransferFate::kInitialized};
   }
 
   const ModelWeights& source_;
@@ -117,11 +117,11 @@ class Transfer {
   const ConversionOptions& options_;
 };
 
-TensorRecord Transfer::Candidate(const ParameterSpec& spec) const {
+TransferRecord Transfer::Candidate(const ParameterSpec& spec) const {
   const std::string from = Replaced(spec.name, kCandidate, kMixer);
   if (absl::EndsWith(spec.name, ".key.weight") || absl::EndsWith(spec.name, ".value.weight")) {
     ExpandHeads(source_.View(from), result_.View(spec.name), result_.config.lightning.head_dim);
-    return {spec.name, from, TensorFate::kExpanded};
+    return {spec.name, from, TransferFate::kExpanded};
   }
   if (absl::EndsWith(spec.name, ".gate.weight")) {
     const TensorView own = source_.View(from);
@@ -133,24 +133,24 @@ TensorRecord Transfer::Candidate(const ParameterSpec& spec) const {
   return source_.View(from).empty() ? Ones(spec) : Copied(spec, from);
 }
 
-TensorRecord Transfer::Kept(const ParameterSpec& spec) const {
+TransferRecord Transfer::Kept(const ParameterSpec& spec) const {
   const bool gains_gate = !source_.config.softmax.use_output_gate;
   if (gains_gate && absl::EndsWith(spec.name, ".mixer.gate.weight")) return FreshGate(spec, false);
   if (absl::EndsWith(spec.name, ".mixer.output.weight")) return Output(spec, spec.name, gains_gate);
   return Copied(spec, spec.name);
 }
 
-TensorRecord Transfer::FromCandidate(const ParameterSpec& spec) const {
+TransferRecord Transfer::FromCandidate(const ParameterSpec& spec) const {
   return Copied(spec, Replaced(spec.name, kMixer, kCandidate));
 }
 
-std::vector<TensorRecord> DroppedRecords(const ModelWeights& source,
-                                         const std::vector<TensorRecord>& records) {
+std::vector<TransferRecord> DroppedRecords(const ModelWeights& source,
+                                         const std::vector<TransferRecord>& records) {
   std::set<std::string> used;
-  for (const TensorRecord& record : records) used.insert(record.source);
-  std::vector<TensorRecord> dropped;
+  for (const TransferRecord& record : records) used.insert(record.source);
+  std::vector<TransferRecord> dropped;
   for (const ParameterSpec& spec : source.layout.specs()) {
-    if (used.count(spec.name) == 0) dropped.push_back({spec.name, spec.name, TensorFate::kDropped});
+    if (used.count(spec.name) == 0) dropped.push_back({spec.name, spec.name, TransferFate::kDropped});
   }
   return dropped;
 }
@@ -224,14 +224,14 @@ absl::StatusOr<Conversion> AddCandidates(const ModelWeights& teacher,
                                          const ConversionOptions& options) {
   ASSIGN_OR_RETURN(const ModelConfig config, CandidateConfig(teacher.config));
   ASSIGN_OR_RETURN(ModelWeights model, ModelWeights::Create(config, teacher.buffer.Flat().dtype()));
-  std::vector<TensorRecord> records;
+  std::vector<TransferRecord> records;
   const Transfer transfer(teacher, model, options);
   for (const ParameterSpec& spec : model.layout.specs()) {
     if (spec.role == ParameterRole::kCandidate) {
       records.push_back(transfer.Candidate(spec));
     } else {
       CopyTensor(teacher.View(spec.name), model.View(spec.name));
-      records.push_back({spec.name, spec.name, TensorFate::kCopied});
+      records.push_back({spec.name, spec.name, TransferFate::kCopied});
     }
   }
   return Conversion{std::move(model), std::move(records)};
@@ -243,28 +243,28 @@ absl::StatusOr<Conversion> KeepLayers(const ModelWeights& candidates,
   ASSIGN_OR_RETURN(const ModelConfig config, HybridConfig(candidates.config, kept, options));
   ASSIGN_OR_RETURN(ModelWeights model,
                    ModelWeights::Create(config, candidates.buffer.Flat().dtype()));
-  std::vector<TensorRecord> records;
+  std::vector<TransferRecord> records;
   const Transfer transfer(candidates, model, options);
   for (const ParameterSpec& spec : model.layout.specs()) {
     records.push_back(spec.role == ParameterRole::kLightningMixer ? transfer.FromCandidate(spec)
                                                                   : transfer.Kept(spec));
   }
-  for (TensorRecord& record : DroppedRecords(candidates, records))
+  for (TransferRecord& record : DroppedRecords(candidates, records))
     records.push_back(std::move(record));
   return Conversion{std::move(model), std::move(records)};
 }
 
-absl::string_view Name(TensorFate fate) {
+absl::string_view Name(TransferFate fate) {
   switch (fate) {
-    case TensorFate::kCopied:
+    case TransferFate::kCopied:
       return "copied";
-    case TensorFate::kExpanded:
+    case TransferFate::kExpanded:
       return "expanded";
-    case TensorFate::kDoubled:
+    case TransferFate::kDoubled:
       return "doubled";
-    case TensorFate::kInitialized:
+    case TransferFate::kInitialized:
       return "initialized";
-    case TensorFate::kDropped:
+    case TransferFate::kDropped:
       return "dropped";
   }
   return "unknown";

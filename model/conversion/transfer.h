@@ -37,12 +37,12 @@ struct ConversionOptions {
   uint64_t seed = 0;    // of fresh weights
 };
 
-enum class TensorFate { kCopied, kExpanded, kDoubled, kInitialized, kDropped };
+enum class TransferFate { kCopied, kExpanded, kDoubled, kInitialized, kDropped };
 
-struct TensorRecord {
+struct TransferRecord {
   std::string name;    // in the result; in the source where dropped
   std::string source;  // empty where initialised
-  TensorFate fate = TensorFate::kCopied;
+  TransferFate fate = TransferFate::kCopied;
 };
 
 // The teacher's config with a candidate beside every softmax layer. Fails where a layer is
@@ -67,7 +67,7 @@ struct ModelWeights {
 
 struct Conversion {
   ModelWeights model;
-  std::vector<TensorRecord> records;  // every tensor of source and result once
+  std::vector<TransferRecord> records;  // every tensor of source and result once
 };
 
 absl::StatusOr<Conversion> AddCandidates(const ModelWeights& teacher,
@@ -76,7 +76,7 @@ absl::StatusOr<Conversion> KeepLayers(const ModelWeights& candidates,
                                       absl::Span<const int64_t> kept,
                                       const ConversionOptions& options);
 
-absl::string_view Name(TensorFate fate);
+absl::string_view Name(TransferFate fate);
 
 }  // namespace salamander
 

@@ -74,8 +74,8 @@ TEST(TransferTest, EveryTensorHasOneFate) {
   const auto hybrid = KeepLayers(candidates->model, {0, 2}, {});
   ASSERT_TRUE(hybrid.ok()) << hybrid.status();
   std::multiset<std::string> filled, dropped;
-  for (const TensorRecord& record : hybrid->records) {
-    (record.fate == TensorFate::kDropped ? dropped : filled).insert(record.name);
+  for (const TransferRecord& record : hybrid->records) {
+    (record.fate == TransferFate::kDropped ? dropped : filled).insert(record.name);
   }
   EXPECT_EQ(filled.size(), hybrid->model.layout.specs().size());
   for (const ParameterSpec& spec : hybrid->model.layout.specs())
