@@ -1,13 +1,13 @@
 // Checkpoints: named tensors and named texts in one directory, complete or absent. Layout:
 // docs/formats/checkpoint.md.
 //
-//   manifest.json               every logical tensor (dtype, shape, where its pieces lie, their
-//   checksums), every shard's size,
-//                               every text's checksum, and a checksum of itself
-//   shard-00000-of-00002.h5     what rank 0 wrote: datasets, contiguous, one per piece
-//   checkpoint.h5               every tensor whole, by HDF5 virtual datasets, for h5py and h5dump;
-//   never read by us metadata/<name>             texts: model config, recipe, trainer state,
-//   tokenizer
+//   manifest.json             every logical tensor (dtype, shape, where its pieces lie, their
+//                             checksums), every shard's size, every text's checksum, and a checksum
+//                             of itself
+//   shard-00000-of-00002.h5   what rank 0 wrote: contiguous datasets, one for each piece
+//   checkpoint.h5             every tensor whole, by HDF5 virtual datasets, for h5py and h5dump;
+//                             never read by us
+//   metadata/<name>           texts: model config, recipe, trainer state, tokenizer
 //
 // Any number of ranks reads what any number wrote.
 #ifndef MODEL_CHECKPOINT_CHECKPOINT_H_
@@ -37,6 +37,7 @@ struct TensorPiece {
 
 // Collective: every rank gives its pieces; rank 0's texts are written. Nothing appears under `path`
 // before all of it is on disk. Fails where `path` exists, and on every rank where one rank fails.
+// Removes what writers that were killed left in the same folder.
 absl::Status WriteCheckpoint(const std::string& path, absl::Span<const TensorPiece> pieces,
                              const std::map<std::string, std::string>& metadata,
                              Communicator& ranks);

@@ -70,6 +70,15 @@ absl::Status WriteVirtualView(const std::string& directory, const Manifest& mani
   return file.Close();
 }
 
+// What an earlier writer of this directory left behind when it was killed goes first: it may be as
+// large as the checkpoint that is about to be written.
+absl::StatusOr<AtomicDirectory> BeginDirectory(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string parent = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  RETURN_IF_ERROR(RemoveLeftovers(parent, Leftovers::kOfDeadWriters).status());
+  return AtomicDirectory::Begin(path);
+}
+
 absl::Status Publish(AtomicDirectory& directory, const std::vector<std::string>& parts,
                      const std::map<std::string, std::string>& metadata) {
   const std::string& path = directory.temporary_path();
@@ -96,7 +105,7 @@ absl::Status WriteCheckpoint(const std::string& path, absl::Span<const TensorPie
                              const std::map<std::string, std::string>& metadata,
                              Communicator& ranks) {
   const bool is_first = ranks.rank() == 0;
-  auto directory = is_first ? AtomicDirectory::Begin(path)
+  auto directory = is_first ? BeginDirectory(path)
                             : absl::StatusOr<AtomicDirectory>(absl::UnknownError("rank 0 owns it"));
   RETURN_IF_ERROR(AgreeOnStatus(ranks, is_first ? directory.status() : absl::OkStatus()));
   ASSIGN_OR_RETURN(const std::vector<std::string> paths,

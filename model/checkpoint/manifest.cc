@@ -1,18 +1,16 @@
 #include "model/checkpoint/manifest.h"
 
 #include <algorithm>
-
-#include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
 #include "data/storage/checksum.h"
 #include "kernels/base/status_macros.h"
+#include "model/checkpoint/json_fields.h"
 
 namespace salamander {
 namespace {
-
-using Json = nlohmann::json;
 
 constexpr char kFormat[] = "salamander checkpoint";
 
@@ -54,6 +52,12 @@ absl::StatusOr<Checkpoint::Tensor> TensorOf(const Json& json) {
       std::any_of(tensor.shape.begin(), tensor.shape.end(), [](int64_t dim) { return dim < 1; })) {
     return absl::DataLossError("an impossible shape");
   }
+  auto bytes = static_cast<int64_t>(SizeOf(tensor.dtype));
+  for (const int64_t dim : tensor.shape) {
+    if (__builtin_mul_overflow(bytes, dim, &bytes)) {
+      return absl::DataLossError("a shape too large to exist");
+    }
+  }
   return tensor;
 }
 
@@ -71,15 +75,23 @@ absl::StatusOr<Manifest> ManifestOf(const Json& json) {
 
 absl::Status CheckWhole(const std::string& name, const Checkpoint::Tensor& tensor,
                         const Manifest& manifest) {
+  auto row_bytes = static_cast<int64_t>(SizeOf(tensor.dtype));
+  for (size_t axis = 1; axis < tensor.shape.size(); ++axis) row_bytes *= tensor.shape[axis];
   int64_t next = 0;
   for (const Checkpoint::Piece& piece : tensor.pieces) {
     if (piece.row_begin != next || piece.rows < 1 || piece.rows > tensor.shape[0] - next) {
       return absl::DataLossError(
           absl::StrCat("tensor ", name, ": rows ", next, " on are missing or written twice"));
     }
-    if (manifest.shard_bytes.count(piece.shard) == 0) {
+    const auto shard = manifest.shard_bytes.find(piece.shard);
+    if (shard == manifest.shard_bytes.end()) {
       return absl::DataLossError(
           absl::StrCat("tensor ", name, ": shard ", piece.shard, " is not listed"));
+    }
+    if (piece.rows > shard->second / row_bytes) {
+      return absl::DataLossError(absl::StrCat("tensor ", name, ": ", piece.rows,
+                                              " rows do not fit into shard ", piece.shard, " of ",
+                                              shard->second, " bytes"));
     }
     next += piece.rows;
   }
@@ -137,7 +149,9 @@ std::string ManifestText(const Manifest& manifest) {
 }
 
 absl::StatusOr<Manifest> ParseManifestPart(absl::string_view text) {
-  Json json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  auto parsed = ParseJson("the text", text);
+  RETURN_IF_ERROR(parsed.status());
+  Json json = *std::move(parsed);
   try {
     if (!json.is_object() || json.value("format", "") != kFormat) {
       return absl::DataLossError("this is not a checkpoint's manifest");

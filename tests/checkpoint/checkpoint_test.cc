@@ -13,7 +13,11 @@
 
 #include "absl/strings/match.h"
 
+#include "data/storage/atomic_path.h"
+#include "data/storage/file_bytes.h"
+#include "data/storage/hdf5_file.h"
 #include "model/checkpoint/manifest.h"
+#include "tests/storage/full_disk.h"
 #include "tests/support/random_tensor.h"
 
 namespace salamander {
@@ -155,6 +159,45 @@ TEST_F(CheckpointTest, AWriterThatDiesLeavesNothingUnderTheName) {
   EXPECT_EQ(ListCheckpoints(directory_)->size(), 1U);
 }
 
+TEST_F(CheckpointTest, WhatAKilledWriterLeftGoesWithTheNextWrite) {
+  const pid_t child = fork();
+  if (child == 0) {
+    auto dead = AtomicDirectory::Begin(path_);  // dies between writing and renaming
+    _exit(dead.ok() && WriteFileBytes(dead->temporary_path() + "/shard", "1").ok() ? 0 : 1);
+  }
+  int code = 0;
+  waitpid(child, &code, 0);
+  ASSERT_EQ(code, 0);
+  ASSERT_FALSE(std::filesystem::is_empty(directory_));
+  ASSERT_TRUE(Write().ok());
+  const std::filesystem::directory_iterator entries(directory_);
+  EXPECT_EQ(std::distance(begin(entries), end(entries)), 1);
+}
+
+TEST_F(CheckpointTest, AFullDiskLeavesNothingAndIsSaid) {
+  TestTensor large(DType::kFloat32, {4000});
+  const std::vector<TensorPiece> pieces = {{"weights/large", {4000}, 0, large.View()}};
+  absl::Status status;
+  {
+    const FileSizeLimit limit(8000);
+    status = WriteCheckpoint(path_, pieces, {}, *ranks_);
+  }
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_THAT(status.message(), HasSubstr("free space"));
+  EXPECT_TRUE(std::filesystem::is_empty(directory_));
+}
+
+TEST_F(CheckpointTest, OtherProgramsSeeEveryTensorWhole) {
+  ASSERT_TRUE(Write().ok());
+  auto view = Hdf5File::OpenForReading(path_ + "/checkpoint.h5");
+  ASSERT_TRUE(view.ok()) << view.status();
+  auto dataset = view->OpenDataset("/weights/matrix");
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  TestTensor matrix(DType::kFloat32, {6, 5});
+  ASSERT_TRUE(dataset->Read(StoredType::kFloat32, 0, 6, matrix.View().raw()).ok());
+  EXPECT_TRUE(BitwiseEqual(matrix.View(), matrix_.View()));
+}
+
 TEST_F(CheckpointTest, AFailedWriteLeavesNothing) {
   // A path below a regular file cannot be made, whoever asks.
   std::ofstream(directory_ + "/file") << "x";
@@ -178,7 +221,7 @@ TEST_F(CheckpointTest, ListsByStepAndPrunesButNeverTheNewest) {
 
 TEST(ManifestTest, PiecesOfSeveralRanksMakeOneTensor) {
   Manifest first, second;
-  first.shard_bytes["a"] = second.shard_bytes["b"] = 10;
+  first.shard_bytes["a"] = second.shard_bytes["b"] = 100;
   first.tensors["t"] = {DType::kFloat32, {5, 2}, {{"a", 3, 2, "x"}}};
   second.tensors["t"] = {DType::kFloat32, {5, 2}, {{"b", 0, 3, "y"}}};
   EXPECT_THAT(CheckManifest(ManifestText(first)).message(),
@@ -187,6 +230,19 @@ TEST(ManifestTest, PiecesOfSeveralRanksMakeOneTensor) {
   EXPECT_TRUE(CheckManifest(ManifestText(first)).ok());
   ASSERT_TRUE(first.Merge(second).ok());
   EXPECT_THAT(CheckManifest(ManifestText(first)).message(), HasSubstr("written twice"));
+}
+
+TEST(ManifestTest, ImpossibleSizesAndDeepTextsAreRefused) {
+  Manifest manifest;
+  manifest.shard_bytes["a"] = 100;
+  manifest.tensors["t"] = {DType::kFloat32, {5, 6}, {{"a", 0, 5, "x"}}};
+  EXPECT_THAT(CheckManifest(ManifestText(manifest)).message(),
+              HasSubstr("5 rows do not fit into shard a of 100 bytes"));
+  manifest.tensors["t"].shape = {5, int64_t{1} << 40, int64_t{1} << 40};
+  EXPECT_THAT(CheckManifest(ManifestText(manifest)).message(), HasSubstr("too large to exist"));
+  EXPECT_FALSE(CheckManifest(std::string(1000000, '[')).ok());
+  EXPECT_FALSE(CheckManifest("{\"format\":7}").ok());
+  EXPECT_FALSE(CheckManifest("").ok());
 }
 
 TEST(ManifestTest, RefusesNamesThatLeaveTheDirectory) {
