@@ -29,6 +29,13 @@ absl::StatusOr<RunProgress> FromJson(const Json& json) {
                        .optimizer_step = json.at("optimizer_step").get<int64_t>(),
                        .skipped_steps = json.at("skipped_steps").get<int64_t>(),
                        .stage_start = {}};
+  for (const char* name :
+       {"stage", "stage_step", "global_step", "tokens", "optimizer_step", "skipped_steps"}) {
+    if (json.at(name).get<int64_t>() < 0) {
+      return absl::DataLossError(absl::StrCat("the run's progress is damaged: ", name,
+                                              " is negative; use another checkpoint"));
+    }
+  }
   for (const auto& [name, position] : json.at("stage_start").items()) {
     ASSIGN_OR_RETURN(progress.stage_start[name],
                      UnflattenPosition(position.get<std::vector<int64_t>>()));
