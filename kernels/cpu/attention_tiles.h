@@ -9,18 +9,17 @@
 
 #include "kernels/base/segments.h"
 #include "kernels/cpu/block_attention.h"
-#include "kernels/cpu/tile_product.h"
 
 namespace salamander::cpu {
 
 // Rows of a tile: enough that a block's traffic hides behind its products, few enough that scores
 // and queries of a tile stay in a 48 KB first-level cache.
-inline constexpr int64_t kTileRows = 64;
+inline constexpr int64_t kQueryTileRows = 64;
 
 // Queries in a tile: a power of two, so that a tile cut at multiples of it lies within one block.
 inline int64_t TileQueries(int64_t group) {
-  int64_t queries = kTileRows;
-  while (queries > 1 && queries * group > kTileRows) queries /= 2;
+  int64_t queries = kQueryTileRows;
+  while (queries > 1 && queries * group > kQueryTileRows) queries /= 2;
   return queries;
 }
 
@@ -106,9 +105,9 @@ class BlockWalk {
   const BlockRange range_;
   int64_t block_;
   int64_t member_count_ = 0;
-  int32_t members_[kTileRows];
-  const int32_t* next_[kTileRows];
-  const int32_t* ends_[kTileRows];
+  int32_t members_[kQueryTileRows];
+  const int32_t* next_[kQueryTileRows];
+  const int32_t* ends_[kQueryTileRows];
 };
 
 // Sets to minus infinity the scores [keys, members * G] of keys that lie after the query.
@@ -146,17 +145,6 @@ template <typename T>
 void CopyTileRow(const T* source, int64_t head_dim, T factor, T* row, int64_t stride) {
   for (int64_t d = 0; d < head_dim; ++d) row[d] = factor * source[d];
   for (int64_t d = head_dim; d < stride; ++d) row[d] = 0;
-}
-
-// transposed[d, row] = rows[row, d] for `count` rows, 0 in the columns up to `stride`.
-template <typename T>
-void TransposeTile(const T* rows, int64_t row_stride, int64_t count, int64_t head_dim,
-                   T* transposed, int64_t stride) {
-  for (int64_t d = 0; d < head_dim; ++d) {
-    T* line = transposed + d * stride;
-    for (int64_t row = 0; row < count; ++row) line[row] = rows[row * row_stride + d];
-    std::fill(line + count, line + stride, T{0});
-  }
 }
 
 // Gathers the columns of the members, G to each, from [lines, tile rows] to [lines, member rows],

@@ -13,7 +13,7 @@
 
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/block_attention.h"
-#include "kernels/cpu/tile_product.h"
+#include "kernels/cpu/small_matrix.h"
 #include "kernels/cpu/vector_math.h"
 
 namespace salamander::cpu {
@@ -65,8 +65,8 @@ class BackwardPass {
         gradients_(gradients),
         group_(attention.group()),
         tile_queries_(TileQueries(group_)),
-        padded_rows_(RoundUpToLanes<T>(tile_queries_ * group_)),
-        padded_dim_(RoundUpToLanes<T>(attention.head_dim)),
+        padded_rows_(Simd<T>::Pad(tile_queries_ * group_)),
+        padded_dim_(Simd<T>::Pad(attention.head_dim)),
         strip_keys_(std::max<int64_t>(kStripKeys / attention.block_size, 1) * attention.block_size),
         arena_(*context.arena),
         scope_(arena_) {}
@@ -182,7 +182,7 @@ class BackwardPass {
 
   void LoadTile(const Strip& strip, const QueryTile& tile, Scratch<T>& scratch) {
     const int64_t dim = attention_.head_dim, rows = tile.count * group_;
-    const int64_t padded = RoundUpToLanes<T>(rows);
+    const int64_t padded = Simd<T>::Pad(rows);
     const T scale = static_cast<T>(attention_.scale);
     const RowOperands<T>& own = scratch.tile;
     const TileRows source(attention_, tile, strip.key_head);
@@ -196,8 +196,10 @@ class BackwardPass {
     }
     std::fill(own.logsumexp + rows, own.logsumexp + padded, T{0});
     std::fill(own.delta + rows, own.delta + padded, T{0});
-    TransposeTile(own.queries, padded_dim_, rows, dim, own.queries_transposed, padded);
-    TransposeTile(own.d_out, padded_dim_, rows, dim, own.d_out_transposed, padded);
+    std::fill_n(own.queries + rows * padded_dim_, (padded - rows) * padded_dim_, T{0});
+    std::fill_n(own.d_out + rows * padded_dim_, (padded - rows) * padded_dim_, T{0});
+    Transpose(own.queries, padded_dim_, padded, padded_dim_, own.queries_transposed, padded);
+    Transpose(own.d_out, padded_dim_, padded, padded_dim_, own.d_out_transposed, padded);
   }
 
   T Dot(const T* a, const T* b) const {
@@ -211,35 +213,27 @@ class BackwardPass {
   void VisitBlock(const Strip& strip, const QueryTile& tile, const BlockWalk<T>& walk,
                   const RowOperands<T>& operands, T* dq, Scratch<T>& scratch) {
     const int64_t dim = attention_.head_dim, stride = attention_.key_heads * dim;
-    const int64_t rows = walk.member_count() * group_, padded = RoundUpToLanes<T>(rows);
+    const int64_t rows = walk.member_count() * group_, padded = Simd<T>::Pad(rows);
     const int64_t first_key = walk.block() * attention_.block_size;
     const int64_t key = first_key - strip.first_key;  // in the strip
     const int64_t keys = std::min(attention_.block_size, strip.key_count - key);
     const int64_t row_offset = key * padded_dim_;
     T* scores = scratch.scores;
     T* d_scores = scratch.d_scores;
-    TileProduct<TileLayout::kRows>(
-        TileOperands<T>{scratch.keys + row_offset, padded_dim_, operands.queries_transposed, padded,
-                        scores, padded},
-        {keys, padded, dim});
+    Multiply<T>({scratch.keys + row_offset, padded_dim_, operands.queries_transposed, padded,
+                 scores, padded, keys, padded, dim});
     if (first_key + keys - 1 > tile.position + walk.member(0)) {
       HideFutureKeys(walk, tile, first_key, keys, group_, scores, padded);
     }
-    TileProduct<TileLayout::kRows>(
-        TileOperands<T>{attention_.v + KeyOffset(strip, key), stride, operands.d_out_transposed,
-                        padded, d_scores, padded},
-        {keys, padded, dim});
+    Multiply<T>({attention_.v + KeyOffset(strip, key), stride, operands.d_out_transposed, padded,
+                 d_scores, padded, keys, padded, dim});
     ScoreGradients(keys, padded, operands, scratch);
-    AddTileProduct<TileLayout::kRows>(TileOperands<T>{scores, padded, operands.d_out, padded_dim_,
-                                                      scratch.dv + row_offset, padded_dim_},
-                                      {keys, padded_dim_, rows});
-    AddTileProduct<TileLayout::kRows>(
-        TileOperands<T>{d_scores, padded, operands.queries, padded_dim_, scratch.dk + row_offset,
-                        padded_dim_},
-        {keys, padded_dim_, rows});
-    AddTileProduct<TileLayout::kColumns>(
-        TileOperands<T>{d_scores, padded, scratch.keys + row_offset, padded_dim_, dq, padded_dim_},
-        {rows, padded_dim_, keys});
+    Multiply<T>({scores, padded, operands.d_out, padded_dim_, scratch.dv + row_offset, padded_dim_,
+                 keys, padded_dim_, rows, true});
+    Multiply<T>({d_scores, padded, operands.queries, padded_dim_, scratch.dk + row_offset,
+                 padded_dim_, keys, padded_dim_, rows, true});
+    Multiply<T, LeftFactor::kColumnMajor>({d_scores, padded, scratch.keys + row_offset, padded_dim_,
+                                           dq, padded_dim_, rows, padded_dim_, keys, true});
   }
 
   // S becomes P, dP becomes dS.
@@ -260,8 +254,8 @@ class BackwardPass {
   void VisitMembers(const Strip& strip, const QueryTile& tile, const BlockWalk<T>& walk,
                     Scratch<T>& scratch) {
     const int64_t dim = attention_.head_dim;
-    const int64_t tile_padded = RoundUpToLanes<T>(tile.count * group_);
-    const int64_t rows = walk.member_count() * group_, padded = RoundUpToLanes<T>(rows);
+    const int64_t tile_padded = Simd<T>::Pad(tile.count * group_);
+    const int64_t rows = walk.member_count() * group_, padded = Simd<T>::Pad(rows);
     const RowOperands<T>& own = scratch.tile;
     const RowOperands<T>& members = scratch.members;
     const auto gather = [&](const T* from, int64_t lines, T* to) {

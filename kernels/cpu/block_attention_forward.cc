@@ -9,7 +9,7 @@
 
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/block_attention.h"
-#include "kernels/cpu/tile_product.h"
+#include "kernels/cpu/small_matrix.h"
 #include "kernels/cpu/vector_math.h"
 
 namespace salamander::cpu {
@@ -54,8 +54,8 @@ class ForwardPass {
       : attention_(attention),
         group_(attention.group()),
         tile_queries_(TileQueries(group_)),
-        padded_rows_(RoundUpToLanes<T>(tile_queries_ * group_)),
-        padded_dim_(RoundUpToLanes<T>(attention.head_dim)),
+        padded_rows_(Simd<T>::Pad(tile_queries_ * group_)),
+        padded_dim_(Simd<T>::Pad(attention.head_dim)),
         out_(out),
         logsumexp_(logsumexp),
         arena_(*context.arena),
@@ -150,7 +150,7 @@ class ForwardPass {
 
   void LoadQueries(const QueryTile& tile, int64_t key_head, Scratch<T>& scratch) {
     const TileRows source(attention_, tile, key_head);
-    const int64_t rows = tile.count * group_, padded = RoundUpToLanes<T>(rows);
+    const int64_t rows = tile.count * group_, padded = Simd<T>::Pad(rows);
     const T scale = static_cast<T>(attention_.scale);
     // The sums are not in use yet: they lend their room.
     T* packed = scratch.state.sums;
@@ -158,12 +158,13 @@ class ForwardPass {
       CopyTileRow(attention_.q + source.Offset(row), attention_.head_dim, scale,
                   packed + row * padded_dim_, padded_dim_);
     }
-    TransposeTile(packed, padded_dim_, rows, attention_.head_dim, scratch.queries, padded);
+    std::fill_n(packed + rows * padded_dim_, (padded - rows) * padded_dim_, T{0});
+    Transpose(packed, padded_dim_, padded, padded_dim_, scratch.queries, padded);
   }
 
   void Attend(const Segment& segment, const QueryTile& tile, int64_t key_head, BlockRange range,
               const RowState<T>& state, Scratch<T>& scratch) {
-    const int64_t padded = RoundUpToLanes<T>(tile.count * group_);
+    const int64_t padded = Simd<T>::Pad(tile.count * group_);
     // Finite, so that a row that has seen no key yet gives exp(-infinity - maximum) = 0, not NaN.
     std::fill_n(state.maximum, padded, std::numeric_limits<T>::lowest() / 2);
     std::fill_n(state.denominator, padded, T{0});
@@ -190,13 +191,12 @@ class ForwardPass {
                    const BlockWalk<T>& walk, const T* queries, const RowState<T>& state,
                    Scratch<T>& scratch) {
     const int64_t dim = attention_.head_dim, stride = attention_.key_heads * dim;
-    const int64_t padded = RoundUpToLanes<T>(walk.member_count() * group_);
+    const int64_t padded = Simd<T>::Pad(walk.member_count() * group_);
     const int64_t first_key = walk.block() * attention_.block_size;
     const int64_t keys = BlockKeys(segment, walk.block());
     const int64_t offset = (segment.key_begin + first_key) * stride + key_head * dim;
-    TileProduct<TileLayout::kRows>(
-        TileOperands<T>{attention_.k + offset, stride, queries, padded, scratch.scores, padded},
-        {keys, padded, dim});
+    Multiply<T>({attention_.k + offset, stride, queries, padded, scratch.scores, padded, keys,
+                 padded, dim});
     if (first_key + keys - 1 > tile.position + walk.member(0)) {
       HideFutureKeys(walk, tile, first_key, keys, group_, scratch.scores, padded);
     }
@@ -241,16 +241,15 @@ class ForwardPass {
       T* sums = state.sums + row * padded_dim_;
       for (int64_t d = 0; d < padded_dim_; ++d) sums[d] *= correction;
     }
-    AddTileProduct<TileLayout::kColumns>(
-        TileOperands<T>{scratch.scores, RoundUpToLanes<T>(rows), scratch.values, padded_dim_,
-                        state.sums, padded_dim_},
-        {rows, padded_dim_, keys});
+    Multiply<T, LeftFactor::kColumnMajor>({scratch.scores, Simd<T>::Pad(rows), scratch.values,
+                                           padded_dim_, state.sums, padded_dim_, rows, padded_dim_,
+                                           keys, true});
   }
 
   void AttendMembers(const Segment& segment, const QueryTile& tile, int64_t key_head,
                      const BlockWalk<T>& walk, const RowState<T>& state, Scratch<T>& scratch) {
-    const int64_t tile_padded = RoundUpToLanes<T>(tile.count * group_);
-    const int64_t rows = walk.member_count() * group_, padded = RoundUpToLanes<T>(rows);
+    const int64_t tile_padded = Simd<T>::Pad(tile.count * group_);
+    const int64_t rows = walk.member_count() * group_, padded = Simd<T>::Pad(rows);
     const RowState<T> members = {scratch.member_maximum, scratch.member_denominator,
                                  scratch.member_sums};
     GatherColumns(walk, group_, scratch.queries, tile_padded, attention_.head_dim,
@@ -258,9 +257,9 @@ class ForwardPass {
     GatherColumns(walk, group_, state.maximum, tile_padded, 1, members.maximum, padded);
     GatherColumns(walk, group_, state.denominator, tile_padded, 1, members.denominator, padded);
     AttendBlock(segment, tile, key_head, walk, scratch.member_queries, members, scratch);
-    TileProduct<TileLayout::kColumns>(TileOperands<T>{scratch.scores, padded, scratch.values,
-                                                      padded_dim_, members.sums, padded_dim_},
-                                      {rows, padded_dim_, BlockKeys(segment, walk.block())});
+    Multiply<T, LeftFactor::kColumnMajor>({scratch.scores, padded, scratch.values, padded_dim_,
+                                           members.sums, padded_dim_, rows, padded_dim_,
+                                           BlockKeys(segment, walk.block())});
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t target = walk.member(row / group_) * group_ + row % group_;
       state.maximum[target] = members.maximum[row];

@@ -14,7 +14,7 @@
 
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/cpu_ops.h"
-#include "kernels/cpu/tile_product.h"
+#include "kernels/cpu/small_matrix.h"
 #include "kernels/cpu/vector_math.h"
 
 namespace salamander::cpu {
@@ -100,7 +100,7 @@ class SelectionPass {
         key_heads_(args.blocks.dim(1)),
         group_(heads_ / key_heads_),
         dim_(args.q.dim(2)),
-        tile_queries_(std::max(kLanes<T>, TileQueries(group_))),
+        tile_queries_(std::max<int64_t>(Simd<T>::kPadding, TileQueries(group_))),
         arena_(*context.arena),
         scope_(arena_) {}
 
@@ -140,7 +140,7 @@ class SelectionPass {
   }
 
   Scratch<T> NewScratch() {
-    const int64_t rows = RoundUpToLanes<T>(group_ * tile_queries_);
+    const int64_t rows = Simd<T>::Pad(group_ * tile_queries_);
     return {.queries = arena_.Array<T>(dim_ * rows),
             .scores = arena_.Array<T>(kPooledTile * rows),
             .maximum = arena_.Array<T>(rows),
@@ -158,9 +158,9 @@ class SelectionPass {
     // The costly tiles of a document, its last, come first.
     const QueryTile queries =
         TileAt(segment, LastTile(segment, tile_queries_) - local / key_heads_, tile_queries_);
-    const int64_t head_stride = queries.count == 1 ? 1 : RoundUpToLanes<T>(queries.count);
+    const int64_t head_stride = queries.count == 1 ? 1 : Simd<T>::Pad(queries.count);
     const Tile tile = {segment, local % key_heads_, queries, head_stride,
-                       RoundUpToLanes<T>(group_ * head_stride)};
+                       Simd<T>::Pad(group_ * head_stride)};
     const int64_t blocks = tile.last_position() / args_.shape.block_size + 1;
     if (blocks > args_.shape.selected_blocks) ScoreBlocks(tile, scratch);
     for (int64_t i = 0; i < queries.count; ++i) {
@@ -191,7 +191,7 @@ class SelectionPass {
                                  (blocks.end * block_size - 1) / windows.stride + 1);
     for (int64_t first = begin; first < end; first += kPooledTile) {
       const int64_t count = std::min(kPooledTile, end - first);
-      Multiply(tile, args_.fine_keys, windows, {first, first + count}, scratch);
+      MultiplyPooled(tile, args_.fine_keys, windows, {first, first + count}, scratch);
       for (int64_t c = 0; c < count; ++c) {
         SumGroup(tile, windows, first + c, scratch.scores + c * tile.padded_rows, scratch);
         RaiseBlockScores(tile, windows, first + c, blocks, scratch);
@@ -213,14 +213,12 @@ class SelectionPass {
   }
 
   // scores[window, row] for a range of pooled keys.
-  void Multiply(const Tile& tile, const TensorView& pooled, const Windows& windows,
-                BlockRange range, Scratch<T>& scratch) {
+  void MultiplyPooled(const Tile& tile, const TensorView& pooled, const Windows& windows,
+                      BlockRange range, Scratch<T>& scratch) {
     const int64_t row = tile.segment.key_begin / windows.stride + range.begin;
-    TileProduct<TileLayout::kRows>(
-        TileOperands<T>{pooled.data<T>() + (row * key_heads_ + tile.key_head) * dim_,
-                        key_heads_ * dim_, scratch.queries, tile.padded_rows, scratch.scores,
-                        tile.padded_rows},
-        {range.end - range.begin, tile.padded_rows, dim_});
+    Multiply<T>({pooled.data<T>() + (row * key_heads_ + tile.key_head) * dim_, key_heads_ * dim_,
+                 scratch.queries, tile.padded_rows, scratch.scores, tile.padded_rows,
+                 range.end - range.begin, tile.padded_rows, dim_});
   }
 
   // Queries of the tile before a window's last token: they do not see it.
@@ -241,7 +239,7 @@ class SelectionPass {
     const int64_t end = windows.Count(tile.last_position() + 1);
     for (int64_t first = 0; first < end; first += kPooledTile) {
       const int64_t count = std::min(kPooledTile, end - first);
-      Multiply(tile, args_.coarse_keys, windows, {first, first + count}, scratch);
+      MultiplyPooled(tile, args_.coarse_keys, windows, {first, first + count}, scratch);
       for (int64_t c = 0; c < count; ++c) {
         Hide(tile, HiddenQueries(tile, windows, first + c), scratch.scores + c * rows);
       }
@@ -264,21 +262,21 @@ class SelectionPass {
                               T* __restrict denominator) {
     // Columns apart, one pass for the maximum and one for the sum, so that a query's result does
     // not depend on its neighbours.
-    for (int64_t begin = 0; begin < rows; begin += kLanes<T>) {
-      T before[kLanes<T>];
-      std::copy_n(maximum + begin, kLanes<T>, before);
+    for (int64_t begin = 0; begin < rows; begin += Simd<T>::kLanes) {
+      T before[Simd<T>::kLanes];
+      std::copy_n(maximum + begin, Simd<T>::kLanes, before);
       for (int64_t c = 0; c < count; ++c) {
         const T* line = scores + c * rows + begin;
-        for (int64_t r = 0; r < kLanes<T>; ++r) {
+        for (int64_t r = 0; r < Simd<T>::kLanes; ++r) {
           maximum[begin + r] = maximum[begin + r] < line[r] ? line[r] : maximum[begin + r];
         }
       }
-      for (int64_t r = 0; r < kLanes<T>; ++r) {
+      for (int64_t r = 0; r < Simd<T>::kLanes; ++r) {
         denominator[begin + r] *= Exp(before[r] - maximum[begin + r]);
       }
       for (int64_t c = 0; c < count; ++c) {
         const T* line = scores + c * rows + begin;
-        for (int64_t r = 0; r < kLanes<T>; ++r) {
+        for (int64_t r = 0; r < Simd<T>::kLanes; ++r) {
           denominator[begin + r] += Exp(line[r] - maximum[begin + r]);
         }
       }

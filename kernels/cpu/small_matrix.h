@@ -37,8 +37,15 @@ struct Simd {
   static int64_t Pad(int64_t count) { return (count + kPadding - 1) / kPadding * kPadding; }
 };
 
-// result = a b, or result += a b; all row-major. `rows` is a multiple of kTileRows, `columns` of
-// Simd::kLanes, `inner` is free. The sum over `inner` runs in order, whatever the other sizes.
+// Which way round the left factor lies.
+enum class LeftFactor {
+  kRowMajor,     // element (i, k) is a[i * a_stride + k]
+  kColumnMajor,  // element (i, k) is a[k * a_stride + i]
+};
+
+// result = a b, or result += a b; b and result row-major. `columns` is a multiple of Simd::kLanes,
+// `rows` and `inner` are free. Each element is one chain of multiply-adds in the order of `inner`:
+// it does not depend on where in a tile it stands or how the tile was cut.
 template <typename Element>
 struct SmallProduct {
   const Element* a;
@@ -51,43 +58,64 @@ struct SmallProduct {
   bool accumulate = false;
 };
 
-template <int kVectors, typename Element>
+namespace small_matrix_internal {
+
+// kRows rows and kVectors vectors of the result stay in registers while `inner` runs; b is read by
+// vectors, a by broadcast.
+template <LeftFactor kLeft, int kRows, int kVectors, typename Element>
 inline void MultiplyTile(const SmallProduct<Element>& p, int64_t row, int64_t column) {
   using S = Simd<Element>;
-  typename S::Vector sums[kTileRows][kVectors];
+  constexpr bool kIsRowMajor = kLeft == LeftFactor::kRowMajor;
+  typename S::Vector sums[kRows][kVectors];
   Element* const result = p.result + row * p.result_stride + column;
-  for (int r = 0; r < kTileRows; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kVectors; ++v) {
       sums[r][v] = p.accumulate ? S::Load(result + r * p.result_stride + v * S::kLanes)
                                 : typename S::Vector{};
     }
   }
-  const Element* const a = p.a + row * p.a_stride;
+  const Element* const a = p.a + (kIsRowMajor ? row * p.a_stride : row);
   const Element* b = p.b + column;
   for (int64_t k = 0; k < p.inner; ++k, b += p.b_stride) {
     typename S::Vector b_row[kVectors];
     for (int v = 0; v < kVectors; ++v) b_row[v] = S::Load(b + v * S::kLanes);
-    for (int r = 0; r < kTileRows; ++r) {
-      const Element factor = a[r * p.a_stride + k];
+    for (int r = 0; r < kRows; ++r) {
+      const Element factor = kIsRowMajor ? a[r * p.a_stride + k] : a[k * p.a_stride + r];
       for (int v = 0; v < kVectors; ++v) sums[r][v] += factor * b_row[v];
     }
   }
-  for (int r = 0; r < kTileRows; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kVectors; ++v) {
       S::Store(result + r * p.result_stride + v * S::kLanes, sums[r][v]);
     }
   }
 }
 
-template <typename Element>
+// Every row of kVectors vectors of the result.
+template <LeftFactor kLeft, int kVectors, typename Element>
+inline void MultiplyColumns(const SmallProduct<Element>& p, int64_t column) {
+  int64_t row = 0;
+  for (; row + kTileRows <= p.rows; row += kTileRows) {
+    MultiplyTile<kLeft, kTileRows, kVectors>(p, row, column);
+  }
+  if (kTileRows > 4 && row + 4 <= p.rows) {
+    MultiplyTile<kLeft, 4, kVectors>(p, row, column);
+    row += 4;
+  }
+  for (; row < p.rows; ++row) MultiplyTile<kLeft, 1, kVectors>(p, row, column);
+}
+
+}  // namespace small_matrix_internal
+
+template <typename Element, LeftFactor kLeft = LeftFactor::kRowMajor>
 inline void Multiply(const SmallProduct<Element>& p) {
-  constexpr int kLanes = Simd<Element>::kLanes;
+  constexpr int64_t kLanes = Simd<Element>::kLanes;
   int64_t column = 0;
   for (; column + 2 * kLanes <= p.columns; column += 2 * kLanes) {
-    for (int64_t row = 0; row < p.rows; row += kTileRows) MultiplyTile<2>(p, row, column);
+    small_matrix_internal::MultiplyColumns<kLeft, 2>(p, column);
   }
   for (; column < p.columns; column += kLanes) {
-    for (int64_t row = 0; row < p.rows; row += kTileRows) MultiplyTile<1>(p, row, column);
+    small_matrix_internal::MultiplyColumns<kLeft, 1>(p, column);
   }
 }
 
