@@ -1,5 +1,8 @@
+#include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -81,6 +84,49 @@ TEST(HfNamesTest, GatesAreNamedByMixer) {
                            "layers.", "layers.0", "layers.x.mlp.up.weight", "unknown"}) {
     EXPECT_FALSE(HfTensorName(config, name).ok()) << name;
   }
+}
+
+TEST(HfNamesTest, PublishedSalaHasItsTensorsAndParameters) {
+  Json json = {{"model_type", "minicpm_sala"},
+               {"vocab_size", 73448},
+               {"hidden_size", 4096},
+               {"intermediate_size", 16384},
+               {"num_hidden_layers", 32},
+               {"num_attention_heads", 32},
+               {"num_key_value_heads", 2},
+               {"head_dim", 128},
+               {"max_position_embeddings", 524288},
+               {"attn_use_rope", false},
+               {"attn_use_output_gate", true},
+               {"lightning_use_rope", true},
+               {"qk_norm", true},
+               {"use_output_norm", true},
+               {"use_output_gate", true},
+               {"lightning_scale", "1/sqrt(d)"},
+               {"scale_emb", 12},
+               {"scale_depth", 1.4},
+               {"dim_model_base", 256},
+               {"tie_word_embeddings", false},
+               {"mixer_types", Json::array()}};
+  const std::set<int> softmax_layers = {0, 9, 16, 17, 22, 29, 30, 31};
+  for (int layer = 0; layer < 32; ++layer) {
+    json["mixer_types"].push_back(softmax_layers.count(layer) > 0 ? "minicpm4" : "lightning-attn");
+  }
+  auto config = ParseHfConfig("config.json", json.dump());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->model.residual_scale, 1.4 / std::sqrt(32.0));
+  EXPECT_EQ(config->model.logit_scale, 1.0 / 16);
+  const ParameterLayout layout(config->model);
+  EXPECT_EQ(layout.parameter_count(), 9477203968);  // of the released checkpoint
+  std::set<std::string> tensors;
+  for (const ParameterSpec& spec : layout.specs()) {
+    auto name = HfTensorName(config->model, spec.name);
+    ASSERT_TRUE(name.ok()) << name.status();
+    tensors.insert(*name);
+  }
+  EXPECT_EQ(tensors.size(), 395);
+  EXPECT_EQ(tensors.count("model.layers.9.self_attn.o_gate.weight"), 1);
+  EXPECT_EQ(tensors.count("model.layers.10.self_attn.z_proj.weight"), 1);
 }
 
 TEST(HfFolderTest, EveryGoldenFolderComesBackBitwise) {
