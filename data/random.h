@@ -8,16 +8,9 @@
 #include <cstdint>
 #include <initializer_list>
 
-namespace salamander {
+#include "kernels/base/random.h"
 
-// A bijection of 64-bit words in which every input bit reaches every output bit.
-inline uint64_t MixBits(uint64_t word) {
-  word ^= word >> 30;
-  word *= 0xbf58476d1ce4e5b9u;
-  word ^= word >> 27;
-  word *= 0x94d049bb133111ebu;
-  return word ^ (word >> 31);
-}
+namespace salamander {
 
 // The key of one purpose: DeriveKey({seed, kShuffle, epoch}). Order matters.
 inline uint64_t DeriveKey(std::initializer_list<uint64_t> parts) {

@@ -249,6 +249,14 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> DeserializeTokenizer(absl::string_vie
                                                  "\"; known are sentencepiece, bytes and ids"));
 }
 
+std::string SentencePieceModelOf(absl::string_view serialized) {
+  absl::string_view rest = serialized;
+  const bool is_sentencepiece = absl::ConsumePrefix(&rest, kHeader) &&
+                                absl::ConsumePrefix(&rest, kSentencePiece) &&
+                                absl::ConsumePrefix(&rest, "\n");
+  return is_sentencepiece ? std::string(rest) : "";
+}
+
 absl::StatusOr<std::vector<std::vector<int32_t>>> EncodeAll(const Tokenizer& tokenizer,
                                                             absl::Span<const std::string> texts) {
   const int64_t count = static_cast<int64_t>(texts.size());

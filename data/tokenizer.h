@@ -57,6 +57,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> TrainSentencePieceTokenizer(
 // The inverse of Serialized().
 absl::StatusOr<std::unique_ptr<Tokenizer>> DeserializeTokenizer(absl::string_view bytes);
 
+// The .model file inside the serialized form of a SentencePiece tokenizer; empty for other kinds.
+std::string SentencePieceModelOf(absl::string_view serialized);
+
 // Encodes texts on all OpenMP threads; result i belongs to text i.
 absl::StatusOr<std::vector<std::vector<int32_t>>> EncodeAll(const Tokenizer& tokenizer,
                                                             absl::Span<const std::string> texts);

@@ -60,6 +60,8 @@ class CommandLine {
         ->capture_default_str();
     command->add_option("--train", options->train_vocabulary,
                         "learn a SentencePiece model of this many pieces");
+    command->add_option("--train-bytes", options->train_bytes, "of text that it learns from")
+        ->capture_default_str();
     command->add_option("--tokenizer-out", options->tokenizer_out,
                         "also write the learnt .model here");
     command->add_option("--vocabulary", options->vocabulary, "number of ids, with --tokenizer ids");
@@ -132,8 +134,10 @@ class CommandLine {
         ->capture_default_str();
     command->add_option("--sequences", options->sequences, "held-out sequences")
         ->capture_default_str();
-    command->add_option("--recall-lengths", options->recall_lengths, "lengths to hide needles in");
-    command->add_option("--recall-samples", options->recall_samples, "for each length and depth")
+    command->add_option("--recall-lengths", options->recall_lengths, "lengths of recall samples");
+    command->add_option("--recall-samples", options->recall_samples, "for each length")
+        ->capture_default_str();
+    command->add_option("--recall-pairs", options->recall_pairs, "key-value pairs of a sample")
         ->capture_default_str();
     command->add_option("--json", options->json, "also write the result here");
   }

@@ -65,7 +65,7 @@ class Checkpoint {
 
   const std::string& path() const { return path_; }
   const std::map<std::string, Tensor>& tensors() const { return tensors_; }
-  bool HasMetadata(const std::string& name) const { return metadata_.count(name) > 0; }
+  std::vector<std::string> MetadataNames() const;
   absl::StatusOr<std::string> Metadata(const std::string& name) const;
 
   // Fills `destination` from the shards, checking every piece's checksum. Fails where the tensor is

@@ -107,6 +107,12 @@ absl::Status Checkpoint::CheckShards() const {
   return absl::OkStatus();
 }
 
+std::vector<std::string> Checkpoint::MetadataNames() const {
+  std::vector<std::string> names;
+  for (const auto& [name, checksum] : metadata_) names.push_back(name);
+  return names;
+}
+
 absl::StatusOr<std::string> Checkpoint::Metadata(const std::string& name) const {
   const auto found = metadata_.find(name);
   if (found == metadata_.end()) {

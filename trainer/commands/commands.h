@@ -21,6 +21,7 @@ struct TokenizeCommand {
   std::string out;                            // token file
   std::string tokenizer = "bytes";  // "bytes", a SentencePiece .model, or "ids" with `vocabulary`
   int64_t train_vocabulary = 0;     // > 0: learn a SentencePiece model of this size from the inputs
+  int64_t train_bytes = int64_t{8} << 20;  // of text that it learns from
   std::string tokenizer_out;  // where to write the learnt model; empty: only inside the token file
   int64_t vocabulary = 0;     // of ready-made ids
   int32_t eos_id = -1;        // of ready-made ids
@@ -84,8 +85,9 @@ struct EvaluateCommand {
   int64_t sequence_length = 1024;
   int64_t sequences = 64;
   std::vector<int64_t> recall_lengths;  // none: no recall
-  int64_t recall_samples = 16;          // a length and depth
-  std::string json;                     // also write the result here
+  int64_t recall_samples = 16;          // a length
+  int64_t recall_pairs = 8;
+  std::string json;  // also write the result here
 };
 absl::Status RunEvaluate(const EvaluateCommand& command, Communicator& world);
 

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 #include "data/storage/file_bytes.h"
@@ -50,32 +51,31 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path) {
   RETURN_IF_ERROR(Annotate(config.status(), absl::StrCat(resolved, "/metadata/", kModelText)));
   ASSIGN_OR_RETURN(ModelWeights weights, ModelWeights::Create(*config, DType::kFloat32));
   RETURN_IF_ERROR(ReadGroup(checkpoint, kWeights, weights.layout, weights.buffer));
-  std::string tokenizer;
-  if (checkpoint.HasMetadata(kTokenizerText)) {
-    ASSIGN_OR_RETURN(tokenizer, checkpoint.Metadata(kTokenizerText));
+  Baggage baggage;
+  for (const std::string& name : checkpoint.MetadataNames()) {
+    if (name != kTokenizerText && !absl::StartsWith(name, kSideFilePrefix)) continue;
+    ASSIGN_OR_RETURN(baggage[name], checkpoint.Metadata(name));
   }
-  return LoadedModel{resolved, std::move(weights), std::move(tokenizer)};
+  return LoadedModel{resolved, std::move(weights), std::move(baggage)};
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const LoadedModel& model) {
-  if (model.tokenizer.empty()) {
+  const auto found = model.baggage.find(kTokenizerText);
+  if (found == model.baggage.end()) {
     return absl::FailedPreconditionError(absl::StrCat(
         model.path,
         ": the checkpoint carries no tokenizer; put tokenizer.model into the HuggingFace "
         "folder before import"));
   }
-  return DeserializeTokenizer(model.tokenizer);
+  return DeserializeTokenizer(found->second);
 }
 
-absl::Status SaveModel(const std::string& path, const ModelWeights& model,
-                       const std::string& tokenizer,
-                       const std::map<std::string, std::string>& further_texts,
+absl::Status SaveModel(const std::string& path, const ModelWeights& model, const Baggage& texts,
                        Communicator& ranks) {
-  std::map<std::string, std::string> texts = further_texts;
-  texts[kModelText] = ModelConfigToJson(model.config);
-  if (!tokenizer.empty()) texts[kTokenizerText] = tokenizer;
+  Baggage all = texts;
+  all[kModelText] = ModelConfigToJson(model.config);
   const std::vector<TensorPiece> pieces = PiecesOf(kWeights, model.layout, model.buffer);
-  return WriteCheckpoint(path, ShareOut(pieces, ranks.rank(), ranks.size()), texts, ranks);
+  return WriteCheckpoint(path, ShareOut(pieces, ranks.rank(), ranks.size()), all, ranks);
 }
 
 }  // namespace salamander

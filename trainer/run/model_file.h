@@ -14,14 +14,19 @@
 
 namespace salamander {
 
-// Names of a checkpoint's texts.
+// Names of a checkpoint's texts. Files that came with a HuggingFace folder are texts of their own
+// name behind the prefix.
 inline constexpr char kModelText[] = "model.json";
 inline constexpr char kTokenizerText[] = "tokenizer.bin";
+inline constexpr char kSideFilePrefix[] = "hf-";
+
+// What goes along with a model from checkpoint to checkpoint, by text name: tokenizer, side files.
+using Baggage = std::map<std::string, std::string>;
 
 struct LoadedModel {
   std::string path;  // of the checkpoint
   ModelWeights weights;
-  std::string tokenizer;  // Tokenizer::Serialized(); empty where the checkpoint has none
+  Baggage baggage;
 };
 
 // The directory itself where it is a checkpoint, else the newest under <path>/checkpoints.
@@ -40,10 +45,8 @@ std::vector<TensorPiece> PiecesOf(const std::string& group, const ParameterLayou
 absl::Status ReadGroup(const Checkpoint& checkpoint, const std::string& group,
                        const ParameterLayout& layout, const ParameterBuffer& buffer);
 
-// Writes weights, config and tokenizer. Collective; every rank holds the whole model.
-absl::Status SaveModel(const std::string& path, const ModelWeights& model,
-                       const std::string& tokenizer,
-                       const std::map<std::string, std::string>& further_texts,
+// Writes weights, config and further texts. Collective; every rank holds the whole model.
+absl::Status SaveModel(const std::string& path, const ModelWeights& model, const Baggage& texts,
                        Communicator& ranks);
 
 }  // namespace salamander

@@ -16,10 +16,6 @@ constexpr uint64_t kSplitSeed = 0;
 // Ids below this are control tokens and single bytes of the tokenizers made here.
 constexpr int32_t kFirstPlainId = 264;
 
-SplitOptions SplitOf(const SourceConfig& source) {
-  return {.held_out_fraction = source.held_out, .split_seed = kSplitSeed};
-}
-
 SourcePosition PositionOf(const std::map<std::string, SourcePosition>& positions,
                           const std::string& name) {
   const auto found = positions.find(name);
@@ -27,6 +23,10 @@ SourcePosition PositionOf(const std::map<std::string, SourcePosition>& positions
 }
 
 }  // namespace
+
+SplitOptions HeldOutSplit(double fraction) {
+  return {.held_out_fraction = fraction, .split_seed = kSplitSeed};
+}
 
 absl::StatusOr<std::unique_ptr<RecallTask>> MakeRecallTask(int64_t vocabulary, int64_t pairs,
                                                            uint64_t seed) {
@@ -77,7 +77,7 @@ absl::StatusOr<std::unique_ptr<SequenceStream>> RunData::MakeStream(
         std::unique_ptr<SequenceStream> stream,
         TokenSequences::Create(file, {.sequence_length = stage.sequence_length,
                                       .keep_documents_whole = stage.keep_documents_whole,
-                                      .split = SplitOf(source),
+                                      .split = HeldOutSplit(source.held_out),
                                       .seed = seed,
                                       .start = start}));
     return stream;
@@ -97,7 +97,7 @@ absl::StatusOr<std::unique_ptr<SequenceStream>> RunData::MakeStream(
                                              .between = between,
                                              .after = after,
                                              .ids = {first, static_cast<int32_t>(vocabulary_)},
-                                             .split = SplitOf(source),
+                                             .split = HeldOutSplit(source.held_out),
                                              .part = DataSplit::kTraining,
                                              .seed = seed}));
   }
@@ -136,7 +136,8 @@ absl::StatusOr<std::unique_ptr<HeldOutSequences>> RunData::HeldOut(int64_t seque
         "evaluation needs held-out documents; give a source of kind tokens held_out: 0.02, say");
   }
   return HeldOutSequences::Create(files_.at(held_out_source_),
-                                  SplitOf(recipe_.data.at(held_out_source_)), sequence_length);
+                                  HeldOutSplit(recipe_.data.at(held_out_source_).held_out),
+                                  sequence_length);
 }
 
 absl::StatusOr<std::unique_ptr<RecallEvaluation>> RunData::Recall() const {

@@ -54,6 +54,10 @@ class RunData {
   std::string tokenizer_;
 };
 
+// The split every run and every evaluation makes of a token file: it depends on the data alone,
+// never on a run's seed.
+SplitOptions HeldOutSplit(double fraction);
+
 // Pairs of keys and values drawn from disjoint parts of a vocabulary, with fillers from a third.
 absl::StatusOr<std::unique_ptr<RecallTask>> MakeRecallTask(int64_t vocabulary, int64_t pairs,
                                                            uint64_t seed);

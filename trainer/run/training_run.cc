@@ -44,7 +44,13 @@ constexpr char kWeights[] = "weights";
 constexpr char kFirstMoment[] = "first_moment";
 constexpr char kSecondMoment[] = "second_moment";
 
-absl::StatusOr<ModelWeights> InitialWeights(const Recipe& recipe, const RunData& data) {
+// The model a run begins with, and what goes along with it.
+struct Beginning {
+  ModelWeights weights;
+  Baggage baggage;
+};
+
+absl::StatusOr<Beginning> BeginningOf(const Recipe& recipe, const RunData& data) {
   if (!recipe.model.from.empty()) {
     ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(recipe.model.from));
     if (loaded.weights.config.vocabulary < data.vocabulary()) {
@@ -52,14 +58,14 @@ absl::StatusOr<ModelWeights> InitialWeights(const Recipe& recipe, const RunData&
           recipe.model.from, ": a vocabulary of ", loaded.weights.config.vocabulary,
           "; the data has ", data.vocabulary(), " ids, tokenise it with the model's tokenizer"));
     }
-    return std::move(loaded.weights);
+    return Beginning{std::move(loaded.weights), std::move(loaded.baggage)};
   }
   ASSIGN_OR_RETURN(ModelConfig config, ReadModelShape(recipe.model.shape));
   if (config.vocabulary == 0) config.vocabulary = data.vocabulary();
   RETURN_IF_ERROR(Annotate(config.Validate(), recipe.model.shape));
   ASSIGN_OR_RETURN(ModelWeights weights, ModelWeights::Create(config, DType::kFloat32));
   InitializeWeights(config, weights.layout, static_cast<uint64_t>(recipe.seed), weights.buffer);
-  return weights;
+  return Beginning{std::move(weights), {}};
 }
 
 class TrainingRun {
@@ -72,13 +78,14 @@ class TrainingRun {
   struct Stage;  // what lives as long as one stage
 
   TrainingRun(const Recipe& recipe, Communicator& world, Arena arena, RunData data,
-              ModelWeights weights)
+              Beginning beginning)
       : recipe_(recipe),
         world_(world),
         arena_(std::move(arena)),
         execution_{.device = {}, .stream = nullptr, .arena = &arena_},
         data_(std::move(data)),
-        weights_(std::move(weights)),
+        weights_(std::move(beginning.weights)),
+        baggage_(std::move(beginning.baggage)),
         model_config_(weights_.config) {}
 
   std::string CheckpointDirectory() const {
@@ -106,7 +113,8 @@ class TrainingRun {
   Arena arena_;
   ExecutionContext execution_;
   RunData data_;
-  ModelWeights weights_;      // its config is the base that stages switch
+  ModelWeights weights_;  // its config is the base that stages switch
+  Baggage baggage_;
   ModelConfig model_config_;  // of the stage under way, or of the last one
   std::optional<ParameterBuffer> gradients_;
   std::optional<Optimizer> optimizer_;
@@ -134,9 +142,9 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Open(const Recipe& rec
                                                                Communicator& world) {
   ASSIGN_OR_RETURN(RunData data, RunData::Open(recipe));
   ASSIGN_OR_RETURN(Arena arena, ReserveStepArena());
-  ASSIGN_OR_RETURN(ModelWeights weights, InitialWeights(recipe, data));
+  ASSIGN_OR_RETURN(Beginning beginning, BeginningOf(recipe, data));
   std::unique_ptr<TrainingRun> run(
-      new TrainingRun(recipe, world, std::move(arena), std::move(data), std::move(weights)));
+      new TrainingRun(recipe, world, std::move(arena), std::move(data), std::move(beginning)));
   ASSIGN_OR_RETURN(run->gradients_, ParameterBuffer::Create(run->weights_.layout, DType::kFloat32));
   ASSIGN_OR_RETURN(run->optimizer_, Optimizer::Create(run->weights_.layout));
   if (!recipe.teacher.empty()) {
@@ -210,13 +218,14 @@ absl::Status TrainingRun::SaveCheckpoint() {
     for (TensorPiece& piece : PiecesOf(group, weights_.layout, *buffer))
       pieces.push_back(std::move(piece));
   }
-  RETURN_IF_ERROR(WriteCheckpoint(path, ShareOut(pieces, world_.rank(), world_.size()),
-                                  {{kModelText, ModelConfigToJson(model_config_)},
-                                   {kBaseModelText, ModelConfigToJson(weights_.config)},
-                                   {kTokenizerText, data_.serialized_tokenizer()},
-                                   {kRecipeText, RecipeText(recipe_)},
-                                   {kProgressText, ProgressText(progress_)}},
-                                  world_));
+  Baggage texts = baggage_;
+  texts[kModelText] = ModelConfigToJson(model_config_);
+  texts[kBaseModelText] = ModelConfigToJson(weights_.config);
+  texts[kTokenizerText] = data_.serialized_tokenizer();
+  texts[kRecipeText] = RecipeText(recipe_);
+  texts[kProgressText] = ProgressText(progress_);
+  RETURN_IF_ERROR(
+      WriteCheckpoint(path, ShareOut(pieces, world_.rank(), world_.size()), texts, world_));
   LogInfo(absl::StrCat("saved ", path));
   const CheckpointConfig& config = recipe_.checkpoint;
   return AgreeOnStatus(world_, is_first() ? PruneCheckpoints(CheckpointDirectory(),
@@ -433,7 +442,8 @@ absl::Status RunRecipe(const Recipe& recipe, Communicator& world) {
 
 absl::Status PrintPlan(const Recipe& recipe, Communicator& world) {
   ASSIGN_OR_RETURN(const RunData data, RunData::Open(recipe));
-  ASSIGN_OR_RETURN(const ModelWeights weights, InitialWeights(recipe, data));
+  ASSIGN_OR_RETURN(const Beginning beginning, BeginningOf(recipe, data));
+  const ModelWeights& weights = beginning.weights;
   Table table({"stage", "objective", "length", "tokens", "steps", "trains", "peak_lr", "sparse"});
   constexpr const char* kObjectiveNames[] = {"align", "distill", "lm"};
   for (const StageConfig& stage : recipe.stages) {

@@ -1,0 +1,174 @@
+#include <iostream>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+#include "data/token_sequences.h"
+#include "kernels/base/logging.h"
+#include "kernels/base/random.h"
+#include "kernels/base/status_macros.h"
+#include "model/conversion/parity.h"
+#include "model/transformer.h"
+#include "trainer/commands/commands.h"
+#include "trainer/config/small_files.h"
+#include "trainer/report/metrics_log.h"
+#include "trainer/report/table.h"
+#include "trainer/run/model_file.h"
+#include "trainer/run/step_arena.h"
+#include "trainer/step/objective.h"
+
+namespace salamander {
+namespace {
+
+constexpr int64_t kReportSequence = 512;  // tokens of one sequence of the parity report
+constexpr char kParityText[] = "parity.txt";
+
+absl::StatusOr<ConversionOptions> OptionsOf(const ConvertCommand& command) {
+  ConversionOptions options{
+      .rope_in_kept_layers = command.rope_in_kept_layers, .sparse = {}, .seed = command.seed};
+  if (command.gate != "random" && command.gate != "open") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--gate ", command.gate, ": expected random or open"));
+  }
+  options.gate = command.gate == "open" ? GateInitialization::kOpen : GateInitialization::kRandom;
+  if (!command.sparse.empty()) {
+    ASSIGN_OR_RETURN(options.sparse, ReadSparseConfig(command.sparse));
+  }
+  return options;
+}
+
+// What the report is measured on: the first sequences of a token file, or tokens drawn at random.
+absl::StatusOr<std::vector<PackedStream>> ReportStreams(const ConvertCommand& command,
+                                                        int64_t vocabulary) {
+  std::vector<PackedStream> streams;
+  const int64_t count = std::max<int64_t>(1, command.report_tokens / kReportSequence);
+  if (command.data.empty()) {
+    for (int64_t index = 0; index < count; ++index) {
+      std::vector<int32_t> tokens;
+      for (int64_t row = 0; row < kReportSequence; ++row) {
+        tokens.push_back(static_cast<int32_t>(
+            HashCounter(command.seed, static_cast<uint64_t>(index * kReportSequence + row)) %
+            static_cast<uint64_t>(vocabulary)));
+      }
+      streams.emplace_back();
+      AppendPiece(tokens, -1, {}, &streams.back());
+    }
+    return streams;
+  }
+  ASSIGN_OR_RETURN(std::shared_ptr<const TokenFileReader> file,
+                   TokenFileReader::Open(command.data));
+  ASSIGN_OR_RETURN(const auto sequences,
+                   TokenSequences::Create(std::move(file), {.sequence_length = kReportSequence}));
+  for (int64_t index = 0; index < count; ++index) {
+    ASSIGN_OR_RETURN(PackedStream stream, sequences->Sequence(index));
+    streams.push_back(std::move(stream));
+  }
+  return streams;
+}
+
+Transformer TransformerOf(const ModelWeights& model) {
+  return Transformer(model.config, BindTensors(model.config, model.layout, model.buffer));
+}
+
+// Cosine and relative error of each candidate against its teacher.
+absl::StatusOr<std::string> CandidateReport(const ExecutionContext& execution,
+                                            const ModelWeights& model,
+                                            const std::vector<PackedStream>& streams) {
+  const Transformer transformer = TransformerOf(model);
+  std::vector<LayerParity> layers(model.config.layers.size());
+  for (const PackedStream& stream : streams) {
+    RETURN_IF_ERROR(AddCandidateParity(transformer, PassOver(execution, stream), layers));
+  }
+  Table table({"layer", "cosine", "relative_error"});
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    if (!model.config.layers[layer].has_candidate) continue;
+    table.AddRow({absl::StrCat(layer), Short(layers[layer].cosine()),
+                  Short(layers[layer].relative_error())});
+  }
+  return table.Text();
+}
+
+absl::StatusOr<double> MeanKl(const ExecutionContext& execution, const ModelWeights& teacher,
+                              const ModelWeights& student,
+                              const std::vector<PackedStream>& streams) {
+  const Transformer from = TransformerOf(teacher), to = TransformerOf(student);
+  const auto objective = DistillationObjective(to, from);
+  double sum = 0.0, rows = 0.0;
+  for (const PackedStream& stream : streams) {
+    ASSIGN_OR_RETURN(const double loss,
+                     objective->Accumulate({.execution = execution, .stream = stream}));
+    sum += loss;
+    for (const float weight : objective->RowWeights(stream)) rows += static_cast<double>(weight);
+  }
+  return sum / rows;
+}
+
+std::string FateReport(const std::vector<TransferRecord>& records) {
+  Table table({"tensor", "fate", "from"});
+  for (const TransferRecord& record : records) {
+    table.AddRow({record.name, std::string(Name(record.fate)),
+                  record.fate == TransferFate::kDropped ? "" : record.source});
+  }
+  return table.Text();
+}
+
+std::string FateSummary(const std::vector<TransferRecord>& records) {
+  std::map<std::string, int> counts;
+  for (const TransferRecord& record : records) ++counts[std::string(Name(record.fate))];
+  return absl::StrJoin(counts, ", ", [](std::string* out, const auto& entry) {
+    absl::StrAppend(out, entry.second, " ", entry.first);
+  });
+}
+
+struct Converted {
+  Conversion conversion;
+  Baggage baggage;  // with the parity report
+};
+
+absl::StatusOr<Converted> Convert(const ConvertCommand& command, bool is_first) {
+  if (command.all == !command.keep.empty()) {
+    return absl::InvalidArgumentError(
+        "convert: give --all (a candidate beside every layer) or --keep (drop the losers), one of "
+        "the two");
+  }
+  ASSIGN_OR_RETURN(const ConversionOptions options, OptionsOf(command));
+  ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(command.from));
+  KeptLayers kept;
+  if (!command.all) {
+    ASSIGN_OR_RETURN(kept, ReadKeptLayers(command.keep));
+  }
+  ASSIGN_OR_RETURN(Conversion conversion, command.all
+                                              ? AddCandidates(loaded.weights, options)
+                                              : KeepLayers(loaded.weights, kept.layers, options));
+
+  ASSIGN_OR_RETURN(Arena arena, ReserveStepArena());
+  const ExecutionContext execution{.device = {}, .stream = nullptr, .arena = &arena};
+  ASSIGN_OR_RETURN(const std::vector<PackedStream> streams,
+                   ReportStreams(command, loaded.weights.config.vocabulary));
+  ASSIGN_OR_RETURN(
+      const std::string layers,
+      CandidateReport(execution, command.all ? conversion.model : loaded.weights, streams));
+  ASSIGN_OR_RETURN(const double kl, MeanKl(execution, loaded.weights, conversion.model, streams));
+  const std::string summary = absl::StrCat(
+      "tensors: ", FateSummary(conversion.records), "\ncandidates against their teachers, on ",
+      command.data.empty() ? "pseudo-random tokens" : command.data, ":\n", layers,
+      "KL of the whole model to what it came from: ", Short(kl), " nats a token\n");
+  if (is_first) std::cout << summary;
+  Baggage baggage = std::move(loaded.baggage);
+  baggage[kParityText] = absl::StrCat(summary, "\n", FateReport(conversion.records));
+  return Converted{std::move(conversion), std::move(baggage)};
+}
+
+}  // namespace
+
+absl::Status RunConvert(const ConvertCommand& command, Communicator& world) {
+  const auto converted = Convert(command, world.rank() == 0);
+  RETURN_IF_ERROR(AgreeOnStatus(world, converted.status()));
+  RETURN_IF_ERROR(SaveModel(command.out, converted->conversion.model, converted->baggage, world));
+  LogInfo(absl::StrCat("wrote ", command.out));
+  return absl::OkStatus();
+}
+
+}  // namespace salamander

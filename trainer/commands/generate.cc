@@ -1,0 +1,56 @@
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+
+#include "data/storage/file_bytes.h"
+#include "kernels/base/status_macros.h"
+#include "trainer/commands/commands.h"
+#include "trainer/generate/generator.h"
+#include "trainer/run/model_file.h"
+#include "trainer/run/step_arena.h"
+
+namespace salamander {
+namespace {
+
+constexpr int64_t kLargestPrompt = int64_t{256} << 20;
+
+absl::Status Generate(const GenerateCommand& command) {
+  std::string prompt = command.prompt;
+  if (!command.prompt_file.empty()) {
+    ASSIGN_OR_RETURN(prompt, ReadFileBytes(command.prompt_file, kLargestPrompt));
+  }
+  ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(command.from));
+  ASSIGN_OR_RETURN(const auto tokenizer, TokenizerOf(loaded));
+  ASSIGN_OR_RETURN(std::vector<int32_t> tokens, tokenizer->Encode(prompt));
+  const ModelConfig& config = loaded.weights.config;
+  if (config.bos_id >= 0) tokens.insert(tokens.begin(), static_cast<int32_t>(config.bos_id));
+  if (tokens.empty())
+    return absl::InvalidArgumentError(
+        "generate: the prompt holds no token; give --prompt or --prompt-file");
+
+  const Transformer model(config,
+                          BindTensors(config, loaded.weights.layout, loaded.weights.buffer));
+  ASSIGN_OR_RETURN(Arena arena, ReserveStepArena());
+  const ExecutionContext execution{.device = {}, .stream = nullptr, .arena = &arena};
+  GenerateOptions options{.max_new_tokens = command.max_new_tokens,
+                          .sampling = {.temperature = command.temperature,
+                                       .top_k = command.top_k,
+                                       .top_p = command.top_p,
+                                       .seed = command.seed},
+                          .stop_ids = config.eos_ids,
+                          .on_token = {}};
+  if (tokenizer->eos_id() >= 0) options.stop_ids.push_back(tokenizer->eos_id());
+  ASSIGN_OR_RETURN(const std::vector<Generated> generated,
+                   Generate(execution, model, {tokens}, options));
+  ASSIGN_OR_RETURN(const std::string text, tokenizer->Decode(generated.front().tokens));
+  std::cout << prompt << text << "\n";
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status RunGenerate(const GenerateCommand& command, Communicator& world) {
+  return AgreeOnStatus(world, world.rank() == 0 ? Generate(command) : absl::OkStatus());
+}
+
+}  // namespace salamander

@@ -1,0 +1,14 @@
+#include "kernels/base/status_macros.h"
+#include "trainer/commands/commands.h"
+#include "trainer/config/recipe.h"
+#include "trainer/run/training_run.h"
+
+namespace salamander {
+
+absl::Status RunTrain(const TrainCommand& command, Communicator& world) {
+  ASSIGN_OR_RETURN(const Recipe recipe, ReadRecipe(command.recipe, command.overrides));
+  RETURN_IF_ERROR(Annotate(recipe.Validate(world.size()), command.recipe));
+  return command.plan ? PrintPlan(recipe, world) : RunRecipe(recipe, world);
+}
+
+}  // namespace salamander
