@@ -124,12 +124,12 @@ const std::vector<StageCase>& StageCases() {
       {"tokens", [](StageConfig& s) { s.tokens = 20480; }, kTakesEffect},
       {"batch_tokens", [](StageConfig& s) { s.batch_tokens = 2048; }, kRefused},
       {"micro_batch_tokens", [](StageConfig& s) { s.micro_batch_tokens = 512; }, kTakesEffect},
-      {"learning_rate.peak", [](StageConfig& s) { s.learning_rate.peak = 1; }, kTakesEffect},
-      {"learning_rate.final", [](StageConfig& s) { s.learning_rate.final = 0; }, kTakesEffect},
-      {"learning_rate.warmup_steps", [](StageConfig& s) { s.learning_rate.warmup_steps = 2; },
+      {"peak_lr", [](StageConfig& s) { s.learning_rate.peak = 1; }, kTakesEffect},
+      {"schedule.final_lr", [](StageConfig& s) { s.learning_rate.final = 0; }, kTakesEffect},
+      {"schedule.warmup_steps", [](StageConfig& s) { s.learning_rate.warmup_steps = 2; },
        kTakesEffect},
-      {"learning_rate.shape",
-       [](StageConfig& s) { s.learning_rate.shape = ScheduleShape::kLinear; }, kTakesEffect},
+      {"schedule.shape", [](StageConfig& s) { s.learning_rate.shape = ScheduleShape::kLinear; },
+       kTakesEffect},
       {"mixture", [](StageConfig& s) { s.mixture["a"] = 2; }, kRefused},
       {"keep_documents_whole", [](StageConfig& s) { s.keep_documents_whole = true; }, kRefused},
       {"sparse", [](StageConfig& s) { s.sparse = true; }, kRefused},
@@ -138,6 +138,10 @@ const std::vector<StageCase>& StageCases() {
       {"rope_in_kept_layers", [](StageConfig& s) { s.rope_in_kept_layers = true; }, kRefused},
       {"optimizer_state", [](StageConfig& s) { s.optimizer_state = OptimizerState::kReset; },
        kIgnored},
+      {"schedule.warmup_tokens", [](StageConfig& s) { s.learning_rate.warmup_tokens = 2048; },
+       kTakesEffect},
+      {"recomputation", [](StageConfig& s) { s.recomputation = Recomputation::kFull; },
+       kTakesEffect},
       {"context_parallel", [](StageConfig& s) { s.context_parallel = 2; }, kTakesEffect},
       {"tensor_parallel", [](StageConfig& s) { s.tensor_parallel = 2; }, kTakesEffect},
   };
@@ -157,9 +161,8 @@ TEST(RecipeDiffTest, TheStageUnderWayKeepsItsDataAndItsObjective) {
 TEST(RecipeDiffTest, EveryKeyOfAStageHasACase) {
   std::set<std::string> keys;
   for (const StageCase& item : StageCases()) keys.insert(item.key);
-  Recipe recipe = FourStages();
-  for (const auto& [path, value] :
-       FlattenFields([&](FieldVisitor& visitor) { VisitRecipe(visitor, recipe); })) {
+  keys.insert("kind");  // RecipeDiffTest.AStageAheadMayChangeItsKind
+  for (const auto& [path, value] : FlattenRecipe(FourStages())) {
     const std::string prefix = "stages[0].";
     if (path.substr(0, prefix.size()) == prefix) {
       EXPECT_EQ(keys.count(path.substr(prefix.size())), 1u) << path;
@@ -270,6 +273,20 @@ TEST(RecipeDiffTest, StagesMayBeAddedAndRemovedAtTheEnd) {
                       {.stage = 4, .stage_step = 0})
                 .verdict,
             kTakesEffect);
+}
+
+TEST(RecipeDiffTest, AStageAheadMayChangeItsKind) {
+  const auto edit = [](size_t stage) {
+    return [stage](Recipe& recipe) { recipe.stages[stage].kind = StageKind::kSelect; };
+  };
+  const auto is_refused = [](const RecipeChange& change) { return change.verdict == kRefused; };
+  const auto ahead = Changes(edit(2), kInSecond);
+  EXPECT_FALSE(ahead.empty());
+  EXPECT_TRUE(std::none_of(ahead.begin(), ahead.end(), is_refused)) << RecipeChangesText(ahead);
+  const auto under_way = Changes(edit(1), kInSecond);
+  ASSERT_FALSE(under_way.empty());
+  EXPECT_EQ(under_way[0].key, "stages[1].kind");
+  EXPECT_EQ(under_way[0].verdict, kRefused);
 }
 
 // Whether an edit is refused by a change of a stage's place.

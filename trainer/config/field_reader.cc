@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "absl/strings/numbers.h"
@@ -28,12 +29,20 @@ size_t EditDistance(absl::string_view a, absl::string_view b) {
   return row[b.size()];
 }
 
-std::string Nearest(absl::string_view word, const std::vector<std::string>& words) {
-  const auto nearest =
-      std::min_element(words.begin(), words.end(), [&](const std::string& a, const std::string& b) {
-        return EditDistance(word, a) < EditDistance(word, b);
-      });
-  return nearest == words.end() ? "" : *nearest;
+// "; did you mean X?", where a word is near enough to be meant.
+std::string Suggestion(absl::string_view word, const std::vector<std::string>& words) {
+  constexpr size_t kLongestWord = 64;
+  if (word.size() > kLongestWord) return "";
+  const std::string* nearest = nullptr;
+  size_t smallest = word.size() / 2 + 2;
+  for (const std::string& candidate : words) {
+    const size_t distance = EditDistance(word, candidate);
+    if (distance < smallest) {
+      smallest = distance;
+      nearest = &candidate;
+    }
+  }
+  return nearest == nullptr ? "" : absl::StrCat("; did you mean ", *nearest, "?");
 }
 
 const char* KindName(ConfigNode::Kind kind) {
@@ -57,13 +66,13 @@ absl::StatusOr<bool> ParseFlag(absl::string_view text) {
   for (const absl::string_view no : {"false", "off", "no"}) {
     if (text == no) return false;
   }
-  return absl::InvalidArgumentError(absl::StrCat("'", text, "'; expected true or false"));
+  return absl::InvalidArgumentError(absl::StrCat(Shown(text), "; expected true or false"));
 }
 
 absl::StatusOr<double> ParseNumber(absl::string_view text) {
   double value = 0.0;
   if (!absl::SimpleAtod(text, &value) || !std::isfinite(value)) {
-    return absl::InvalidArgumentError(absl::StrCat("'", text, "'; expected a number"));
+    return absl::InvalidArgumentError(absl::StrCat(Shown(text), "; expected a number"));
   }
   return value;
 }
@@ -71,8 +80,7 @@ absl::StatusOr<double> ParseNumber(absl::string_view text) {
 // One section of a document. Keeps the first error.
 class FieldReader : public FieldVisitor {
  public:
-  FieldReader(const ConfigNode& node, std::string file, std::string path)
-      : node_(node), file_(std::move(file)), path_(std::move(path)) {
+  FieldReader(const ConfigNode& node, std::string path) : node_(node), path_(std::move(path)) {
     if (node.kind != ConfigNode::Kind::kMap && node.kind != ConfigNode::Kind::kNull) {
       Fail(node, path_, absl::StrCat(KindName(node.kind), "; expected a section of keys"));
     }
@@ -95,7 +103,7 @@ class FieldReader : public FieldVisitor {
       ASSIGN_OR_RETURN(const double number, ParseNumber(text));
       if (number < range.low || number > range.high) {
         return absl::InvalidArgumentError(
-            absl::StrCat(text, " is out of range; expected ", RangeText(range)));
+            absl::StrCat(Shown(text), " is out of range; expected ", RangeText(range)));
       }
       value = number;
       return absl::OkStatus();
@@ -107,7 +115,7 @@ class FieldReader : public FieldVisitor {
       ASSIGN_OR_RETURN(const int64_t number, ParseQuantity(text, unit));
       if (number < least)
         return absl::InvalidArgumentError(
-            absl::StrCat(text, " is out of range; expected at least ", least));
+            absl::StrCat(Shown(text), " is out of range; expected at least ", least));
       value = number;
       return absl::OkStatus();
     });
@@ -118,8 +126,8 @@ class FieldReader : public FieldVisitor {
       const auto found = std::find(names.begin(), names.end(), text);
       if (found == names.end()) {
         return absl::InvalidArgumentError(
-            absl::StrCat("'", text, "'; expected ", absl::StrJoin(names, ", "), "; did you mean ",
-                         Nearest(text, {names.begin(), names.end()}), "?"));
+            absl::StrCat(Shown(text), "; expected ", absl::StrJoin(names, ", "),
+                         Suggestion(text, {names.begin(), names.end()})));
       }
       value = static_cast<int>(found - names.begin());
       return absl::OkStatus();
@@ -160,7 +168,7 @@ class FieldReader : public FieldVisitor {
   void Fail(const ConfigNode& node, absl::string_view path, absl::string_view message) {
     if (!status_.ok()) return;
     status_ = absl::InvalidArgumentError(
-        absl::StrCat(file_, ":", node.line, " ", path, path.empty() ? "" : ": ", message));
+        absl::StrCat(node.place, " ", path, path.empty() ? "" : ": ", message));
   }
 
   const ConfigNode* Take(absl::string_view key, Need need) {
@@ -193,11 +201,16 @@ class FieldReader : public FieldVisitor {
       return;
     }
     values.clear();
-    for (const ConfigNode& item : node->items) {
+    for (size_t index = 0; index < node->items.size(); ++index) {
+      const ConfigNode& item = node->items[index];
+      const std::string path = absl::StrCat(Path(key), "[", index, "]");
+      if (item.kind != ConfigNode::Kind::kScalar) {
+        Fail(item, path, absl::StrCat(KindName(item.kind), "; expected a single value"));
+        return;
+      }
       const auto value = parse(absl::string_view(item.scalar));
-      if (item.kind != ConfigNode::Kind::kScalar || !value.ok()) {
-        Fail(item, Path(key),
-             value.ok() ? "a list item is not a single value" : value.status().message());
+      if (!value.ok()) {
+        Fail(item, path, value.status().message());
         return;
       }
       values.push_back(*value);
@@ -205,14 +218,13 @@ class FieldReader : public FieldVisitor {
   }
 
   void ReadSection(const ConfigNode& node, const std::string& path, const Visit& visit) {
-    FieldReader reader(node, file_, path);
+    FieldReader reader(node, path);
     visit(reader);
     const absl::Status status = reader.Finish();
     if (status_.ok()) status_ = status;
   }
 
   const ConfigNode& node_;
-  std::string file_;
   std::string path_;
   std::vector<std::string> known_;
   absl::Status status_;
@@ -226,6 +238,10 @@ void FieldReader::Weights(absl::string_view key, std::map<std::string, double>& 
   values.clear();
   for (const auto& [name, entry] : node->entries) {
     const auto number = ParseNumber(entry.scalar);
+    if (entry.kind != ConfigNode::Kind::kScalar) {
+      return Fail(entry, absl::StrCat(Path(key), ".", name),
+                  absl::StrCat(KindName(entry.kind), "; expected a number"));
+    }
     if (!number.ok())
       return Fail(entry, absl::StrCat(Path(key), ".", name), number.status().message());
     values[name] = *number;
@@ -257,53 +273,75 @@ absl::Status FieldReader::Finish() {
   for (const auto& [key, value] : node_.entries) {
     if (std::find(known_.begin(), known_.end(), key) == known_.end()) {
       Fail(value, Path(key),
-           absl::StrCat("there is no such key; did you mean ", Nearest(key, known_), "?"));
+           absl::StrCat("there is no such key; expected ", absl::StrJoin(known_, ", "),
+                        Suggestion(key, known_)));
     }
   }
   return status_;
 }
 
-double UnitFactor(char suffix, Unit unit) {
-  const double thousand = unit == Unit::kBudget ? 1000.0 : 1024.0;
-  switch (suffix) {
-    case 'K':
-      return thousand;
-    case 'M':
-      return thousand * thousand;
-    case 'B':
-      return unit == Unit::kBudget ? 1e9 : 0.0;
-    case 'T':
-      return unit == Unit::kBudget ? 1e12 : 0.0;
-    default:
-      return 0.0;
+struct UnitTraits {
+  int64_t thousand = 1;             // 1: takes no suffix
+  absl::string_view suffixes = {};  // each a thousand times the one before
+  int64_t most = std::numeric_limits<int64_t>::max();
+  absl::string_view expected = {};
+};
+
+// The limits leave room for sums and products of two quantities.
+UnitTraits TraitsOf(Unit unit) {
+  switch (unit) {
+    case Unit::kCount:
+      return {.expected = "a whole number"};
+    case Unit::kLength:
+      return {.thousand = 1024,
+              .suffixes = "KM",
+              .most = int64_t{1} << 40,
+              .expected = "a whole number of tokens, as 4096 or 4K (K = 1024)"};
+    case Unit::kBudget:
+      return {.thousand = 1000,
+              .suffixes = "KMBT",
+              .most = 1'000'000'000'000'000'000,
+              .expected = "a whole number of tokens, as 300M or 1.5B (M = 10^6, B = 10^9)"};
   }
+  return {};
 }
 
 }  // namespace
 
 absl::StatusOr<int64_t> ParseQuantity(absl::string_view text, Unit unit) {
-  const char* const expected = unit == Unit::kCount ? "a whole number"
-                               : unit == Unit::kLength
-                                   ? "a whole number of tokens, as 4096 or 4K (1024 each)"
-                                   : "a whole number of tokens, as 300M or 1.5B (10^6, 10^9)";
+  const UnitTraits traits = TraitsOf(unit);
+  const auto refused = [&] {
+    return absl::InvalidArgumentError(absl::StrCat(Shown(text), "; expected ", traits.expected));
+  };
   absl::string_view digits = text;
-  double factor = 1.0;
-  if (unit != Unit::kCount && !text.empty() && UnitFactor(text.back(), unit) > 0) {
-    factor = UnitFactor(text.back(), unit);
+  int64_t factor = 1;
+  if (const size_t suffix =
+          text.empty() ? absl::string_view::npos : traits.suffixes.find(text.back());
+      suffix != absl::string_view::npos) {
+    for (size_t power = 0; power <= suffix; ++power) factor *= traits.thousand;
     digits.remove_suffix(1);
   }
-  double number = 0.0;
-  const bool is_number = absl::SimpleAtod(digits, &number) && std::isfinite(number);
-  const double value = number * factor;
-  if (!is_number || std::abs(value) > 9e18 || value != std::floor(value)) {
-    return absl::InvalidArgumentError(absl::StrCat("'", text, "'; expected ", expected));
+  int64_t whole = 0;
+  if (!absl::SimpleAtoi(digits, &whole)) {
+    double number = 0.0;
+    if (!absl::SimpleAtod(digits, &number) || !(std::abs(number) <= 9e18)) return refused();
+    const double value = number * static_cast<double>(factor);
+    const double nearest = std::round(value);
+    // A decimal fraction such as 1006.6 has no exact double: allow for its rounding.
+    if (std::abs(value - nearest) > std::abs(value) * 1e-15 || std::abs(value) > 9e18)
+      return refused();
+    whole = static_cast<int64_t>(nearest);
+    factor = 1;
   }
-  return static_cast<int64_t>(value);
+  if (whole > traits.most / factor || whole < -(traits.most / factor)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Shown(text), " is out of range; expected at most ", traits.most));
+  }
+  return whole * factor;
 }
 
-absl::Status ReadFields(const ConfigNode& node, const std::string& file,
-                        const FieldVisitor::Visit& visit) {
-  FieldReader reader(node, file, "");
+absl::Status ReadFields(const ConfigNode& node, const FieldVisitor::Visit& visit) {
+  FieldReader reader(node, "");
   visit(reader);
   return reader.Finish();
 }

@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
@@ -86,8 +88,7 @@ class FieldVisitor {
 // Fills a section from YAML. Unknown key, wrong type, impossible number, missing required key: each
 // an error of the form "file:line path: found; expected". Fields that the document leaves out keep
 // their defaults.
-absl::Status ReadFields(const ConfigNode& node, const std::string& file,
-                        const FieldVisitor::Visit& visit);
+absl::Status ReadFields(const ConfigNode& node, const FieldVisitor::Visit& visit);
 
 // The section as YAML, every field, in the order of the description. Reading it gives the same
 // values.
@@ -96,7 +97,8 @@ std::string WriteFields(const FieldVisitor::Visit& visit);
 // Every field as (path, value), in order: "stages[1].peak_lr", "0.0001".
 std::vector<std::pair<std::string, std::string>> FlattenFields(const FieldVisitor::Visit& visit);
 
-// A count with an optional unit, "4K", "1.5B". Fails on what is not one, or is not whole.
+// A count with an optional unit, "4K", "1.5B". Fails on what is not one, is not whole, or is beyond
+// 2^40 (lengths) or 10^18 (budgets).
 absl::StatusOr<int64_t> ParseQuantity(absl::string_view text, Unit unit);
 
 }  // namespace salamander

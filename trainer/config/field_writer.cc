@@ -1,4 +1,4 @@
-#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -12,14 +12,26 @@ namespace {
 std::string NumberText(double value) {
   for (int digits = 6; digits < 17; ++digits) {
     const std::string text = absl::StrFormat("%.*g", digits, value);
-    if (std::stod(text) == value) return text;
+    double read = 0.0;
+    if (absl::SimpleAtod(text, &read) && read == value) return text;
   }
   return absl::StrFormat("%.17g", value);
 }
 
-// Double quotes with YAML's escapes, whatever the text is.
+// Double quotes with YAML's escapes; text beyond ASCII stands as it is.
 std::string Quoted(const std::string& text) {
-  return absl::StrCat("\"", absl::CHexEscape(text), "\"");
+  std::string quoted = "\"";
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      quoted += {'\\', c};
+    } else if (byte < 0x20 || byte == 0x7F) {
+      absl::StrAppend(&quoted, "\\x", absl::Hex(byte, absl::kZeroPad2));
+    } else {
+      quoted += c;
+    }
+  }
+  return quoted + "\"";
 }
 
 // Lists every field as (path, value); a nested section goes on under its path.

@@ -10,10 +10,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 #include "model/config.h"
+#include "model/conversion/transfer.h"
+#include "trainer/config/config_node.h"
 #include "trainer/config/field_visitor.h"
+#include "trainer/config/small_files.h"
 
 namespace salamander {
 
@@ -46,19 +50,38 @@ struct OptimizerConfig {
 enum class ObjectiveKind { kAlign, kDistill, kLm };
 enum class ScheduleShape { kConstant, kCosine, kExponential, kLinear };
 
-// Warm-up from 0 to the peak, then to `final` at the stage's last step.
+// Warm-up from 0 to the peak, then to `final` at the stage's last step
+// (trainer/run/learning_rate.h).
 struct ScheduleConfig {
   double peak = 0.0;
-  double final = -1.0;  // -1: the peak
-  int64_t warmup_steps = 0;
+  double final = -1.0;       // -1: none, for a constant rate
+  int64_t warmup_steps = 0;  // or in tokens, rounded up to whole batches
+  int64_t warmup_tokens = 0;
   ScheduleShape shape = ScheduleShape::kConstant;
 };
 
 enum class TrainableSet { kAll, kMixers, kLightning, kCandidates, kMatching };
 enum class OptimizerState { kKeep, kReset };
+enum class Recomputation { kNone, kAttention, kFull };
+
+// What an entry of the list of stages does. Only the fields of its kind are read and written.
+enum class StageKind { kTrain, kConvert, kSelect };
+
+struct ConvertStageConfig {
+  // Which layers stay softmax: "" none is dropped yet, every layer gets a candidate; "selected" the
+  // list of the select stage before it; else a keep.yaml or a list "0,3,11".
+  std::string keep;
+  GateInitialization gate = GateInitialization::kRandom;
+  bool rope_in_kept_layers = false;
+  SparseConfig sparse;  // of the kept layers
+};
 
 struct StageConfig {
   std::string name;
+  StageKind kind = StageKind::kTrain;
+  ConvertStageConfig convert;  // kind: convert
+  SelectionConfig select;      // kind: select
+  // kind: train, all that follows
   ObjectiveKind objective = ObjectiveKind::kLm;
   TrainableSet train = TrainableSet::kAll;
   std::vector<std::string> train_matching;  // name patterns, with train: matching
@@ -74,11 +97,20 @@ struct StageConfig {
   int64_t dense_length = -1;  // -1: the model's
   bool rope_in_kept_layers = false;
   OptimizerState optimizer_state = OptimizerState::kKeep;
+  Recomputation recomputation = Recomputation::kNone;
   int64_t context_parallel = 1;
   int64_t tensor_parallel = 1;
 
+  // Of a validated train stage.
   int64_t sequences_per_batch() const { return batch_tokens / sequence_length; }
   int64_t steps() const { return (tokens + batch_tokens - 1) / batch_tokens; }
+  // The schedule with its warm-up in steps, whichever way the recipe gives it.
+  ScheduleConfig ScheduleInSteps() const {
+    ScheduleConfig schedule = learning_rate;
+    if (schedule.warmup_tokens > 0)
+      schedule.warmup_steps = (schedule.warmup_tokens + batch_tokens - 1) / batch_tokens;
+    return schedule;
+  }
 };
 
 struct EvaluationConfig {
@@ -87,8 +119,7 @@ struct EvaluationConfig {
   int64_t sequence_length = 0;  // 0: the stage's
   int64_t sequences = 16;
   std::vector<int64_t> recall_lengths;  // none: no recall
-  std::vector<double> recall_depths = {0.1, 0.5, 0.9};
-  int64_t recall_samples = 8;  // a length and depth
+  int64_t recall_samples = 8;           // a length
 };
 
 struct CheckpointConfig {
@@ -116,19 +147,30 @@ struct Recipe {
   CheckpointConfig checkpoint;
   int64_t log_every_steps = 10;
 
-  // Refuses what cannot run, on `ranks` ranks: "file: stages[2].batch_tokens: found; expected". The
-  // file is the caller's to add.
+  ConfigPlaces places;  // where each key stands, for messages; empty for a recipe made in code
+
+  // Refuses what cannot run on `ranks` ranks with this version, as "file:line stages[2].tokens:
+  // found; expected": CheckConsistent, then CheckSupported.
   absl::Status Validate(int ranks) const;
+  // Refuses values that contradict each other or the number of ranks.
+  absl::Status CheckConsistent(int ranks) const;
+  // Refuses what is sound but is not built yet.
+  absl::Status CheckSupported() const;
 };
 
 void VisitRecipe(FieldVisitor& visitor, Recipe& recipe);
 
-// Reads, applies "key=value" overrides, and checks types; Validate is the caller's.
+// Reads, applies "key=value" overrides, and checks keys, types and ranges; Validate is the
+// caller's. Whatever the text is, the answer is a status: ParseRecipe is what the fuzzer drives.
 absl::StatusOr<Recipe> ReadRecipe(const std::string& path,
                                   const std::vector<std::string>& overrides);
 absl::StatusOr<Recipe> ParseRecipe(absl::string_view text, const std::string& file,
                                    const std::vector<std::string>& overrides);
+
+// The resolved recipe, every field with its value; reading it gives the same recipe.
 std::string RecipeText(const Recipe& recipe);
+// The same as (path, value), in order: "stages[1].peak_lr", "0.0001".
+std::vector<std::pair<std::string, std::string>> FlattenRecipe(const Recipe& recipe);
 
 // Whether a name matches a pattern in which * stands for any text.
 bool MatchesPattern(absl::string_view name, absl::string_view pattern);

@@ -52,6 +52,9 @@ constexpr Rule kRules[] = {
     {"checkpoint.*", Effect::kTakesEffect, "from the next checkpoint on"},
     {"log_every_steps", Effect::kTakesEffect, kNextStep},
     {"stages[*].name", Effect::kTakesEffect, kNextStep},
+    {"stages[*].kind", Effect::kRefused, kMeaning},
+    {"stages[*].convert.*", Effect::kRefused, kMeaning},
+    {"stages[*].select.*", Effect::kRefused, kMeaning},
     {"stages[*].objective", Effect::kRefused, kMeaning},
     {"stages[*].train", Effect::kRefused, kMeaning},
     {"stages[*].train_matching", Effect::kRefused, kMeaning},
@@ -59,7 +62,8 @@ constexpr Rule kRules[] = {
     {"stages[*].tokens", Effect::kBudget, ""},
     {"stages[*].batch_tokens", Effect::kRefused, kCursor},
     {"stages[*].micro_batch_tokens", Effect::kTakesEffect, "the same batch in other pieces"},
-    {"stages[*].learning_rate.*", Effect::kTakesEffect, kNextStep},
+    {"stages[*].peak_lr", Effect::kTakesEffect, kNextStep},
+    {"stages[*].schedule.*", Effect::kTakesEffect, kNextStep},
     {"stages[*].mixture", Effect::kRefused, kCursor},
     {"stages[*].keep_documents_whole", Effect::kRefused, kCursor},
     {"stages[*].sparse", Effect::kRefused, kMeaning},
@@ -67,6 +71,7 @@ constexpr Rule kRules[] = {
     {"stages[*].dense_length", Effect::kRefused, kMeaning},
     {"stages[*].rope_in_kept_layers", Effect::kRefused, kMeaning},
     {"stages[*].optimizer_state", Effect::kIgnored, "it acts at a stage's first step"},
+    {"stages[*].recomputation", Effect::kTakesEffect, kNextStep},
     {"stages[*].context_parallel", Effect::kTakesEffect, "a run goes on in any layout"},
     {"stages[*].tensor_parallel", Effect::kTakesEffect, "a run goes on in any layout"},
 };
@@ -98,13 +103,9 @@ Judgement Refused(absl::string_view reason) {
   return {ChangeVerdict::kRefused, std::string(reason)};
 }
 
-Fields FieldsOf(const Recipe& recipe) {
-  Recipe copy = recipe;  // visitors take fields they may fill
-  return FlattenFields([&](FieldVisitor& visitor) { VisitRecipe(visitor, copy); });
-}
-
 // The list item or named section a key belongs to: "stages[3]", "data.text",
-// "optimizer.groups[0]". Only these come and go; every other key is in every recipe.
+// "optimizer.groups[0]". Only these come and go, or change their kind; every other key is in every
+// recipe.
 std::string ElementOf(const std::string& key) {
   if (absl::StartsWith(key, "stages[")) return key.substr(0, key.find(']') + 1);
   return key.substr(0, key.rfind('.'));
@@ -148,7 +149,11 @@ class Comparison {
   Judgement JudgeStageElement(int64_t stage) const {
     if (stage >= static_cast<int64_t>(stored_.stages.size()))
       return TakesEffect("the run goes on with it");
-    if (stage >= begun_stages()) return TakesEffect("the run ends without it");
+    if (stage >= begun_stages()) {
+      return TakesEffect(stage < static_cast<int64_t>(edited_.stages.size())
+                             ? "when the stage begins"
+                             : "the run ends without it");
+    }
     return Refused("a stage that has begun keeps its place in the list");
   }
 
@@ -262,8 +267,8 @@ absl::string_view VerdictName(ChangeVerdict verdict) {
 std::vector<RecipeChange> CompareRecipes(const Recipe& stored, const Recipe& edited,
                                          const RunPosition& position) {
   const Comparison comparison(stored, edited, position);
-  const Fields stored_fields = FieldsOf(stored);
-  const Fields edited_fields = FieldsOf(edited);
+  const Fields stored_fields = FlattenRecipe(stored);
+  const Fields edited_fields = FlattenRecipe(edited);
   const std::map<std::string, std::string> stored_values(stored_fields.begin(),
                                                          stored_fields.end());
   const std::map<std::string, std::string> edited_values(edited_fields.begin(),

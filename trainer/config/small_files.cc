@@ -22,17 +22,7 @@ constexpr absl::string_view kScorers[] = {"halo_ratio", "recall_drop", "uniform"
 absl::Status ReadFile(const std::string& path, const FieldVisitor::Visit& visit) {
   ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path, kLargestFile));
   ASSIGN_OR_RETURN(const ConfigNode root, ParseConfig(text, path));
-  return ReadFields(root, path, visit);
-}
-
-void VisitSparse(FieldVisitor& v, SparseConfig& sparse) {
-  v.Integer("kernel_size", sparse.kernel_size, Unit::kCount, 1, Need::kOptional);
-  v.Integer("kernel_stride", sparse.kernel_stride, Unit::kCount, 1, Need::kOptional);
-  v.Integer("block_size", sparse.block_size, Unit::kCount, 1, Need::kOptional);
-  v.Integer("init_blocks", sparse.init_blocks, Unit::kCount, 0, Need::kOptional);
-  v.Integer("window_size", sparse.window_size, Unit::kLength, 0, Need::kOptional);
-  v.Integer("top_k", sparse.top_k, Unit::kCount, 1, Need::kOptional);
-  v.Integer("dense_length", sparse.dense_length, Unit::kLength, 0, Need::kOptional);
+  return ReadFields(root, visit);
 }
 
 struct Shape {
@@ -60,6 +50,34 @@ void VisitShape(FieldVisitor& v, Shape& shape) {
   v.Integer("dim_model_base", config.dim_model_base, Unit::kCount, 0, Need::kOptional);
 }
 
+void VisitKept(FieldVisitor& v, KeptLayers& kept) {
+  v.Integers("layers", kept.layers, Unit::kCount);
+  v.Text("scorer", kept.scorer, Need::kOptional);
+  v.Text("candidates", kept.candidates, Need::kOptional);
+}
+
+// "0,3,11"; false where the text is not such a list.
+bool ParseLayerList(const std::string& text, std::vector<int64_t>& layers) {
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    int64_t layer = 0;
+    if (!absl::SimpleAtoi(part, &layer)) return false;
+    layers.push_back(layer);
+  }
+  return true;
+}
+
+}  // namespace
+
+void VisitSparse(FieldVisitor& v, SparseConfig& sparse) {
+  v.Integer("kernel_size", sparse.kernel_size, Unit::kCount, 1, Need::kOptional);
+  v.Integer("kernel_stride", sparse.kernel_stride, Unit::kCount, 1, Need::kOptional);
+  v.Integer("block_size", sparse.block_size, Unit::kCount, 1, Need::kOptional);
+  v.Integer("init_blocks", sparse.init_blocks, Unit::kCount, 0, Need::kOptional);
+  v.Integer("window_size", sparse.window_size, Unit::kLength, 0, Need::kOptional);
+  v.Integer("top_k", sparse.top_k, Unit::kCount, 1, Need::kOptional);
+  v.Integer("dense_length", sparse.dense_length, Unit::kLength, 0, Need::kOptional);
+}
+
 void VisitSelection(FieldVisitor& v, SelectionConfig& selection) {
   v.Choice("scorer", selection.scorer, kScorers);
   v.Number("keep_fraction", selection.keep_fraction, {0.0, 1.0}, Need::kOptional);
@@ -83,24 +101,6 @@ void VisitSelection(FieldVisitor& v, SelectionConfig& selection) {
   v.Integer("recall_samples", selection.recall_samples, Unit::kCount, 1, Need::kOptional);
   v.Integer("seed", selection.seed, Unit::kCount, 0, Need::kOptional);
 }
-
-void VisitKept(FieldVisitor& v, KeptLayers& kept) {
-  v.Integers("layers", kept.layers, Unit::kCount);
-  v.Text("scorer", kept.scorer, Need::kOptional);
-  v.Text("candidates", kept.candidates, Need::kOptional);
-}
-
-// "0,3,11"; false where the text is not such a list.
-bool ParseLayerList(const std::string& text, std::vector<int64_t>& layers) {
-  for (const absl::string_view part : absl::StrSplit(text, ',')) {
-    int64_t layer = 0;
-    if (!absl::SimpleAtoi(part, &layer)) return false;
-    layers.push_back(layer);
-  }
-  return true;
-}
-
-}  // namespace
 
 absl::StatusOr<ModelConfig> ReadModelShape(const std::string& path) {
   Shape shape;

@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 
 #include "model/config.h"
-#include "model/conversion/layer_scores.h"
+#include "trainer/config/field_visitor.h"
 
 namespace salamander {
 
@@ -47,6 +47,10 @@ struct SelectionConfig {
   int64_t seed = 0;
 };
 absl::StatusOr<SelectionConfig> ReadSelection(const std::string& path);
+
+// The sections that recipes hold too.
+void VisitSparse(FieldVisitor& visitor, SparseConfig& sparse);
+void VisitSelection(FieldVisitor& visitor, SelectionConfig& selection);
 
 // keep.yaml
 struct KeptLayers {

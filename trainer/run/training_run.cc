@@ -288,7 +288,7 @@ absl::Status TrainingRun::RunStep(Stage& stage) {
                   .stage = static_cast<int>(progress_.stage),
                   .step = progress_.global_step + 1});
   const double learning_rate =
-      LearningRateAt(stage.config.learning_rate, progress_.stage_step, stage.config.steps());
+      LearningRateAt(stage.config.ScheduleInSteps(), progress_.stage_step, stage.config.steps());
   const auto start = std::chrono::steady_clock::now();
   const StepResources resources{.execution = execution_,
                                 .data_ranks = world_,
