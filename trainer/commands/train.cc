@@ -7,7 +7,7 @@ namespace salamander {
 
 absl::Status RunTrain(const TrainCommand& command, Communicator& world) {
   ASSIGN_OR_RETURN(const Recipe recipe, ReadRecipe(command.recipe, command.overrides));
-  RETURN_IF_ERROR(Annotate(recipe.Validate(world.size()), command.recipe));
+  RETURN_IF_ERROR(recipe.Validate(world.size()));
   return command.plan ? PrintPlan(recipe, world) : RunRecipe(recipe, world);
 }
 

@@ -16,6 +16,7 @@
 #include "kernels/base/status_macros.h"
 #include "model/checkpoint/model_config_json.h"
 #include "model/parallel/parallel_context.h"
+#include "trainer/config/recipe_diff.h"
 #include "trainer/config/small_files.h"
 #include "trainer/evaluate/recall_report.h"
 #include "trainer/report/metrics_log.h"
@@ -95,6 +96,7 @@ class TrainingRun {
 
   absl::Status Resume();
   absl::Status Restore(const std::string& path);
+  absl::Status TellChanges(const Checkpoint& checkpoint) const;
   absl::Status PrepareDirectory();
   absl::Status SaveCheckpoint();
 
@@ -194,12 +196,23 @@ absl::Status TrainingRun::Restore(const std::string& path) {
   auto parsed = ParseProgress(progress);
   RETURN_IF_ERROR(Annotate(parsed.status(), path));
   progress_ = *std::move(parsed);
+  RETURN_IF_ERROR(TellChanges(checkpoint));
   RETURN_IF_ERROR(ReadGroup(checkpoint, kWeights, weights_.layout, weights_.buffer));
   RETURN_IF_ERROR(ReadGroup(checkpoint, kFirstMoment, weights_.layout, optimizer_->first_moment()));
   RETURN_IF_ERROR(
       ReadGroup(checkpoint, kSecondMoment, weights_.layout, optimizer_->second_moment()));
   optimizer_->set_step(progress_.optimizer_step);
   return absl::OkStatus();
+}
+
+// What each edit of the recipe since the checkpoint does; fails for those that the run cannot go on
+// with.
+absl::Status TrainingRun::TellChanges(const Checkpoint& checkpoint) const {
+  ASSIGN_OR_RETURN(const std::string text, checkpoint.Metadata(kRecipeText));
+  ASSIGN_OR_RETURN(const Recipe stored,
+                   ParseRecipe(text, absl::StrCat(checkpoint.path(), "/", kRecipeText), {}));
+  return TellRecipeChanges(CompareRecipes(
+      stored, recipe_, {.stage = progress_.stage, .stage_step = progress_.stage_step}));
 }
 
 absl::Status TrainingRun::SaveCheckpoint() {
