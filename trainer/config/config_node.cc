@@ -23,8 +23,8 @@ absl::StatusOr<ConfigNode*> Entry(ConfigNode* node, absl::string_view key) {
   for (auto& [name, value] : node->entries) {
     if (absl::string_view(name) == key) return &value;
   }
-  node->entries.emplace_back(std::string(key), ConfigNode());
-  return &node->entries.back().second;
+  node->entries.push_back({std::string(key), ConfigNode()});
+  return &node->entries.back().value;
 }
 
 // "stages[1]" -> its entry of a map, then items of lists.

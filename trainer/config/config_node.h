@@ -5,7 +5,6 @@
 
 #include <map>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -14,16 +13,23 @@
 
 namespace salamander {
 
+struct ConfigEntry;
+
 struct ConfigNode {
   enum class Kind { kNull, kScalar, kList, kMap };
 
   Kind kind = Kind::kNull;
   std::string place;  // "recipe.yaml:41", or "--set seed=1"
   std::string scalar;
-  std::vector<ConfigNode> items;                            // of a list
-  std::vector<std::pair<std::string, ConfigNode>> entries;  // of a map, in the file's order
+  std::vector<ConfigNode> items;     // of a list
+  std::vector<ConfigEntry> entries;  // of a map, in the file's order
 
   const ConfigNode* Find(absl::string_view key) const;  // null where there is none
+};
+
+struct ConfigEntry {
+  std::string key;
+  ConfigNode value;
 };
 
 // Refuses, as "file:line path: found; expected": what is not YAML, a second document, a key that

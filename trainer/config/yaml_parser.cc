@@ -181,7 +181,7 @@ class TreeBuilder : public YAML::EventHandler {
       parent.node.items.push_back(std::move(node));
     } else {
       node.place = parent.key_place;
-      parent.node.entries.emplace_back(*parent.key, std::move(node));
+      parent.node.entries.push_back({*parent.key, std::move(node)});
       parent.key.reset();
     }
   }
