@@ -37,6 +37,22 @@ double SumRowWeights(const Objective& objective, const std::vector<PackedStream>
   return sum;
 }
 
+// This rank's loss sum; its gradients are added to the resources'.
+absl::StatusOr<double> AccumulateAll(const StepResources& resources, const Objective& objective,
+                                     const std::vector<PackedStream>& micro_batches,
+                                     double gradient_scale) {
+  double sum = 0.0;
+  for (const PackedStream& stream : micro_batches) {
+    ASSIGN_OR_RETURN(const double loss,
+                     objective.Accumulate({.execution = resources.execution,
+                                           .stream = stream,
+                                           .gradient_scale = gradient_scale,
+                                           .gradients = &resources.gradient_views}));
+    sum += loss;
+  }
+  return sum;
+}
+
 }  // namespace
 
 absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Objective& objective,
@@ -60,15 +76,10 @@ absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Ob
   }
 
   resources.gradients.Zero();
-  std::array<double, 1> loss = {0.0};
-  for (const PackedStream& stream : micro_batches) {
-    ASSIGN_OR_RETURN(const double sum,
-                     objective.Accumulate({.execution = resources.execution,
-                                           .stream = stream,
-                                           .gradient_scale = 1.0 / weights[0],
-                                           .gradients = &resources.gradient_views}));
-    loss[0] += sum;
-  }
+  const auto sum = AccumulateAll(resources, objective, micro_batches, 1.0 / weights[0]);
+  // A rank that fails sends no gradients, and the others must not wait for them.
+  RETURN_IF_ERROR(AgreeOnStatus(ranks, sum.status()));
+  std::array<double, 1> loss = {*sum};
   RETURN_IF_ERROR(ranks.AllReduceSum(absl::MakeSpan(loss)));
   RETURN_IF_ERROR(ranks.AllReduceSum(resources.gradients.Flat()));
 

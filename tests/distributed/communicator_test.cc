@@ -1,0 +1,145 @@
+// Holds for any number of ranks; the build runs it on 1, 2 and 3.
+#include "model/parallel/communicator.h"
+
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+
+#include "model/parallel/parallel_context.h"
+#include "tests/distributed/world.h"
+#include "tests/support/random_tensor.h"
+
+namespace salamander {
+namespace {
+
+absl::string_view Bytes(const TensorView& view) {
+  return {static_cast<const char*>(view.raw()), static_cast<size_t>(view.bytes())};
+}
+
+// Every rank holds the first rank's bytes.
+void ExpectSameBits(const TensorView& view) {
+  const auto all = World().AllGather(Bytes(view));
+  ASSERT_TRUE(all.ok()) << all.status();
+  for (size_t rank = 1; rank < all->size(); ++rank)
+    EXPECT_TRUE((*all)[rank] == all->front()) << "rank " << rank << " holds other bits";
+}
+
+class AllReduceSumTest : public testing::TestWithParam<DType> {};
+
+TEST_P(AllReduceSumTest, GivesTheSumWithTheSameBitsOnEveryRank) {
+  constexpr int64_t kRows = 10007;  // no multiple of any vector or message size
+  TestTensor sum(DType::kFloat64, {kRows, 3});
+  for (int rank = 0; rank < World().size(); ++rank) {
+    const TestTensor part =
+        TestTensor::Normal(GetParam(), {kRows, 3}, static_cast<uint64_t>(rank) + 1);
+    for (int64_t index = 0; index < sum.size(); ++index)
+      sum.Set(index, sum.At(index) + part.At(index));
+  }
+  TestTensor mine =
+      TestTensor::Normal(GetParam(), {kRows, 3}, static_cast<uint64_t>(World().rank()) + 1);
+  ASSERT_TRUE(World().AllReduceSum(mine.View()).ok());
+  EXPECT_LT(MaxAbsDifference(mine.View(), sum.View()),
+            GetParam() == DType::kFloat32 ? 2e-6 : 1e-14);
+  ExpectSameBits(mine.View());
+}
+
+INSTANTIATE_TEST_SUITE_P(DTypes, AllReduceSumTest,
+                         testing::Values(DType::kFloat32, DType::kFloat64),
+                         [](const auto& given) { return std::string(Name(given.param)); });
+
+TEST(CommunicatorTest, SumsAndMaximaOfValuesReachEveryRank) {
+  const int ranks = World().size();
+  const double mine = World().rank() + 1;
+  std::vector<double> sums = {mine, -2.0 * mine, 0.5};
+  ASSERT_TRUE(World().AllReduceSum(absl::MakeSpan(sums)).ok());
+  const double total = ranks * (ranks + 1) / 2.0;
+  EXPECT_THAT(sums, testing::ElementsAre(total, -2.0 * total, 0.5 * ranks));
+  std::vector<int64_t> maxima = {World().rank(), -World().rank(), int64_t{1} << 40};
+  ASSERT_TRUE(World().AllReduceMax(absl::MakeSpan(maxima)).ok());
+  EXPECT_THAT(maxima, testing::ElementsAre(ranks - 1, 0, int64_t{1} << 40));
+}
+
+TEST(CommunicatorTest, BroadcastCopiesAnyRanksBuffer) {
+  for (int root = 0; root < World().size(); ++root) {
+    TestTensor buffer =
+        TestTensor::Normal(DType::kFloat32, {501}, static_cast<uint64_t>(World().rank()) + 10);
+    ASSERT_TRUE(World().Broadcast(buffer.View(), root).ok());
+    const TestTensor expected =
+        TestTensor::Normal(DType::kFloat32, {501}, static_cast<uint64_t>(root) + 10);
+    EXPECT_TRUE(BitwiseEqual(buffer.View(), expected.View())) << "root " << root;
+  }
+}
+
+TEST(CommunicatorTest, AllGatherKeepsTextsOfAnyLengthInRankOrder) {
+  const auto text_of = [](int rank) {
+    return rank == 0 ? std::string() : std::string(static_cast<size_t>(rank) * 1000, 'a') + '\0';
+  };
+  const auto texts = World().AllGather(text_of(World().rank()));
+  ASSERT_TRUE(texts.ok()) << texts.status();
+  ASSERT_EQ(texts->size(), static_cast<size_t>(World().size()));
+  for (int rank = 0; rank < World().size(); ++rank)
+    EXPECT_TRUE((*texts)[static_cast<size_t>(rank)] == text_of(rank)) << "rank " << rank;
+}
+
+TEST(CommunicatorTest, SplitGroupsRanksByColorInRankOrder) {
+  const int rank = World().rank(), ranks = World().size();
+  const auto group = World().Split(rank % 2);
+  ASSERT_TRUE(group.ok()) << group.status();
+  EXPECT_EQ((*group)->size(), (ranks + 1 - rank % 2) / 2);
+  EXPECT_EQ((*group)->rank(), rank / 2);
+  const auto members = (*group)->AllGather(absl::StrCat(rank));
+  ASSERT_TRUE(members.ok()) << members.status();
+  for (size_t index = 0; index < members->size(); ++index)
+    EXPECT_EQ((*members)[index], absl::StrCat(2 * static_cast<int>(index) + rank % 2));
+}
+
+TEST(AgreeOnStatusTest, IsOkWhereNoRankFailed) {
+  EXPECT_TRUE(AgreeOnStatus(World(), absl::OkStatus()).ok());
+}
+
+TEST(AgreeOnStatusTest, TellsEveryRankOfTheFirstFailure) {
+  const int last = World().size() - 1;
+  const int first = World().size() > 2 ? 1 : last;
+  const bool fails = World().rank() == first || World().rank() == last;
+  const absl::Status mine =
+      fails ? absl::NotFoundError(absl::StrCat("disk ", World().rank(), " is gone"))
+            : absl::OkStatus();
+  const absl::Status agreed = AgreeOnStatus(World(), mine);
+  if (fails) {
+    EXPECT_EQ(agreed, mine);
+  } else {
+    EXPECT_EQ(agreed.message(), absl::StrCat("rank ", first, " failed: disk ", first, " is gone"));
+  }
+}
+
+TEST(AgreeOnStatusTest, DoesNotTakeAFailureWithoutAMessageForSuccess) {
+  const bool fails = World().rank() == World().size() - 1;
+  EXPECT_FALSE(AgreeOnStatus(World(), fails ? absl::UnknownError("") : absl::OkStatus()).ok());
+}
+
+TEST(ParallelContextTest, DataRanksAreAllOfThemInAPurelyDataParallelMesh) {
+  const auto shape = FitMesh(World().size(), 1, 1);
+  ASSERT_TRUE(shape.ok());
+  const auto context = ParallelContext::Create(World(), *shape);
+  ASSERT_TRUE(context.ok()) << context.status();
+  EXPECT_EQ(context->data().size(), World().size());
+  EXPECT_EQ(context->data().rank(), World().rank());
+  EXPECT_EQ(context->coordinate().data, World().rank());
+}
+
+TEST(ParallelContextTest, ContextRanksSeeTheSameSequences) {
+  const auto shape = FitMesh(World().size(), World().size(), 1);
+  ASSERT_TRUE(shape.ok());
+  const auto context = ParallelContext::Create(World(), *shape);
+  ASSERT_TRUE(context.ok()) << context.status();
+  EXPECT_EQ(context->data().size(), 1);
+  EXPECT_EQ(context->coordinate().context, World().rank());
+}
+
+}  // namespace
+}  // namespace salamander

@@ -1,0 +1,120 @@
+// On two ranks: a step gives what one rank gives, and a rank that fails fails all.
+#include "trainer/step/train_step.h"
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/string_view.h"
+
+#include "tests/distributed/world.h"
+#include "tests/support/random_tensor.h"
+#include "tests/trainer/step_problem.h"
+
+namespace salamander {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr BatchShape kBatch{.sequences = 4, .sequences_per_micro = 1};
+
+std::vector<std::string> BytesOfAllRanks(const TensorView& view) {
+  return *World().AllGather(
+      absl::string_view(static_cast<const char*>(view.raw()), static_cast<size_t>(view.bytes())));
+}
+
+// The gradient of a batch is a sum of the same terms in another order: but for fp32 rounding, one
+// rank and two agree. Adam divides an element by its own size, rounding and all, so later steps are
+// compared by loss and norm.
+TEST(TrainStepRanksTest, TwoRanksStepAsOneDoes) {
+  ASSERT_EQ(World().size(), 2);
+  const auto alone = SingleRankCommunicator();
+  StepProblem together, single;
+  for (int step = 0; step < 3; ++step) {
+    const auto expected = single.Step(*alone, 4 * step, kBatch);
+    const auto actual = together.Step(World(), 4 * step, kBatch);
+    ASSERT_TRUE(expected.ok()) << expected.status();
+    ASSERT_TRUE(actual.ok()) << actual.status();
+    EXPECT_EQ(actual->row_weights, expected->row_weights);
+    EXPECT_NEAR(actual->loss, expected->loss, 1e-5 * expected->loss) << "step " << step;
+    EXPECT_NEAR(actual->gradient_norm, expected->gradient_norm, 1e-4 * expected->gradient_norm);
+    if (step == 0) {
+      EXPECT_LT(RelativeRmse(together.gradients().Flat(), single.gradients().Flat()), 1e-6);
+    }
+  }
+}
+
+TEST(TrainStepRanksTest, EveryRankHoldsTheSameWeightsBitForBit) {
+  StepProblem problem;
+  const std::vector<std::string> before = BytesOfAllRanks(problem.weights().Flat());
+  for (int step = 0; step < 3; ++step) ASSERT_TRUE(problem.Step(World(), 4 * step, kBatch).ok());
+  const std::vector<std::string> after = BytesOfAllRanks(problem.weights().Flat());
+  EXPECT_TRUE(after[0] == after[1]);
+  EXPECT_FALSE(after[0] == before[0]);
+}
+
+TEST(TrainStepRanksTest, TheSameRunTwiceGivesTheSameBits) {
+  StepProblem first, second;
+  for (int step = 0; step < 2; ++step) {
+    ASSERT_TRUE(first.Step(World(), 4 * step, kBatch).ok());
+    ASSERT_TRUE(second.Step(World(), 4 * step, kBatch).ok());
+  }
+  EXPECT_TRUE(BitwiseEqual(first.weights().Flat(), second.weights().Flat()));
+}
+
+TEST(TrainStepRanksTest, ASequenceThatOneRankCannotReadFailsEveryRank) {
+  StepProblem problem;
+  const SequenceAt sequence_at = [](int64_t n) -> absl::StatusOr<PackedStream> {
+    if (n == 3) return absl::DataLossError("sequence 3 is torn");  // rank 1's second
+    return StepProblem::Sequence(n);
+  };
+  const auto result = problem.Step(World(), 0, kBatch, {.sequence_at = sequence_at});
+  EXPECT_THAT(result.status().message(), HasSubstr("sequence 3 is torn"));
+}
+
+// Rank 0 would wait for ever for gradients that rank 1 never sends.
+TEST(TrainStepRanksTest, AnIdOutsideTheVocabularyOnOneRankFailsEveryRank) {
+  StepProblem problem;
+  const SequenceAt sequence_at = [](int64_t n) -> absl::StatusOr<PackedStream> {
+    PackedStream sequence = StepProblem::Sequence(n);
+    if (n == 3) sequence.tokens[5] = 1000;
+    return sequence;
+  };
+  const std::vector<std::string> before = BytesOfAllRanks(problem.weights().Flat());
+  const auto result = problem.Step(World(), 0, kBatch, {.sequence_at = sequence_at});
+  EXPECT_THAT(result.status().message(), HasSubstr("id 1000 is outside"));
+  EXPECT_TRUE(BytesOfAllRanks(problem.weights().Flat()) == before);
+}
+
+// A language model whose loss overflows on one rank alone.
+class OverflowsOnRankOne : public Objective {
+ public:
+  explicit OverflowsOnRankOne(const Transformer& model) : inner_(LanguageModelObjective(model)) {}
+  std::vector<float> RowWeights(const PackedStream& stream) const override {
+    return inner_->RowWeights(stream);
+  }
+  absl::StatusOr<double> Accumulate(const Call& call) const override {
+    const auto loss = inner_->Accumulate(call);
+    return World().rank() == 1 ? std::numeric_limits<double>::infinity() : loss;
+  }
+
+ private:
+  std::unique_ptr<Objective> inner_;
+};
+
+TEST(TrainStepRanksTest, ALossThatOverflowsOnOneRankChangesNoRanksWeights) {
+  StepProblem problem;
+  const OverflowsOnRankOne objective(problem.model());
+  const std::vector<std::string> before = BytesOfAllRanks(problem.weights().Flat());
+  const auto result = problem.Step(World(), 0, kBatch, {.objective = &objective});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_FALSE(result->is_finite);
+  EXPECT_TRUE(BytesOfAllRanks(problem.weights().Flat()) == before);
+  EXPECT_EQ(problem.optimizer().step(), 0);
+}
+
+}  // namespace
+}  // namespace salamander

@@ -1,0 +1,59 @@
+#include "tests/trainer/step_problem.h"
+
+#include <utility>
+#include <vector>
+
+#include "tests/support/random_tensor.h"
+
+namespace salamander {
+namespace {
+
+constexpr int64_t kLength = 32;
+constexpr int32_t kPaddingToken = 0;
+
+}  // namespace
+
+StepProblem::StepProblem()
+    : model_(TinyHybridConfig(3, {1}), DType::kFloat32, 31),
+      gradients_(*ParameterBuffer::Create(model_.weights.layout, DType::kFloat32)),
+      gradient_views_(BindTensors(model_.transformer.config(), model_.weights.layout, gradients_)),
+      optimizer_(*Optimizer::Create(model_.weights.layout)),
+      objective_(LanguageModelObjective(model_.transformer)) {
+  optimizer_.Configure({}, [](const ParameterSpec&) { return ParameterPolicy{}; });
+}
+
+PackedStream StepProblem::Sequence(int64_t n) {
+  SplitMix random(static_cast<uint64_t>(n) + 100);
+  PackedStream stream;
+  const int64_t first = random.Integer(3, 15);
+  const int64_t second = random.Integer(3, 15);
+  for (const int64_t length : {first, second}) {
+    std::vector<int32_t> tokens;
+    std::vector<float> weights;
+    // Counts up from a random token: something to learn.
+    const int64_t start = random.Integer(1, 23);
+    for (int64_t index = 0; index < length; ++index) {
+      tokens.push_back(static_cast<int32_t>(1 + (start + index) % 23));
+      weights.push_back(random.Integer(0, 3) == 0 ? 0.0F : 1.0F);
+    }
+    weights[0] = 1.0F;
+    AppendPiece(tokens, -1, weights, &stream);
+  }
+  AppendPadding(kLength - stream.size(), kPaddingToken, &stream);
+  return stream;
+}
+
+absl::StatusOr<StepResult> StepProblem::Step(Communicator& ranks, int64_t first_sequence,
+                                             const BatchShape& batch, const StepOverride& instead) {
+  const StepResources resources{.execution = context_,
+                                .data_ranks = ranks,
+                                .weights = model_.weights.buffer,
+                                .gradients = gradients_,
+                                .gradient_views = gradient_views_,
+                                .optimizer = optimizer_};
+  const SequenceAt sequence_at = instead.sequence_at ? instead.sequence_at : &StepProblem::Sequence;
+  return RunTrainStep(resources, instead.objective == nullptr ? *objective_ : *instead.objective,
+                      sequence_at, first_sequence, batch, 1e-2);
+}
+
+}  // namespace salamander

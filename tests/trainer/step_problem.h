@@ -1,0 +1,47 @@
+// A tiny hybrid that learns sequences of unequal weight, step by step.
+#ifndef TESTS_TRAINER_STEP_PROBLEM_H_
+#define TESTS_TRAINER_STEP_PROBLEM_H_
+
+#include <memory>
+
+#include "model/parallel/communicator.h"
+#include "tests/model/tiny_model.h"
+#include "tests/support/test_context.h"
+#include "trainer/step/train_step.h"
+
+namespace salamander {
+
+struct StepOverride {
+  SequenceAt sequence_at = {};
+  const Objective* objective = nullptr;
+};
+
+class StepProblem {
+ public:
+  StepProblem();
+
+  // 32 tokens: two documents, some targets masked, and padding, so that no two sequences count the
+  // same.
+  static PackedStream Sequence(int64_t n);
+
+  // Next-token loss on Sequence, unless overridden.
+  absl::StatusOr<StepResult> Step(Communicator& ranks, int64_t first_sequence,
+                                  const BatchShape& batch, const StepOverride& instead = {});
+
+  const Transformer& model() const { return model_.transformer; }
+  const ParameterBuffer& weights() const { return model_.weights.buffer; }
+  const ParameterBuffer& gradients() const { return gradients_; }
+  Optimizer& optimizer() { return optimizer_; }
+
+ private:
+  TestContext context_;
+  TinyModel model_;
+  ParameterBuffer gradients_;
+  ModelTensors gradient_views_;
+  Optimizer optimizer_;
+  std::unique_ptr<Objective> objective_;
+};
+
+}  // namespace salamander
+
+#endif  // TESTS_TRAINER_STEP_PROBLEM_H_
