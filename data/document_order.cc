@@ -36,6 +36,11 @@ absl::StatusOr<std::unique_ptr<DocumentOrder>> DocumentOrder::Create(
                      " documents leaves none to train on; use a smaller held-out fraction or a "
                      "file with more documents"));
   }
+  if (options.part == DataSplit::kTraining && options.lane.count > documents - held_out) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.lane.count, " lanes for ", documents - held_out,
+                     " documents; use at most as many lanes as there are documents to train on"));
+  }
   return std::unique_ptr<DocumentOrder>(new DocumentOrder(offsets, options, held_out));
 }
 
@@ -53,9 +58,15 @@ DocumentOrder::DocumentOrder(absl::Span<const int64_t> offsets, const DocumentOr
     documents_ = held_out;
     tokens_ = held_out_tokens;
   } else {
-    first_ = held_out;
-    documents_ = file_documents - held_out;
+    const Lane& lane = options.lane;
+    first_ = held_out + lane.index;
+    documents_ = (file_documents - first_ + lane.count - 1) / lane.count;
     tokens_ = offsets.back() - held_out_tokens;
+    if (lane.count > 1) {
+      tokens_ = 0;
+      for (int64_t i = 0; i < documents_; ++i)
+        tokens_ += FileLength(split_(first_ + i * lane.count));
+    }
   }
 }
 
@@ -67,7 +78,7 @@ int64_t DocumentOrder::FileDocument(int64_t epoch, int64_t i) const {
   if (options_.part == DataSplit::kHeldOut) return split_(i);
   const Permutation order(DeriveKey({options_.seed, kEpochKey, static_cast<uint64_t>(epoch)}),
                           documents_);
-  return split_(first_ + order(i));
+  return split_(first_ + order(i) * options_.lane.count);
 }
 
 int64_t DocumentOrder::FileDocument(int64_t number) const {

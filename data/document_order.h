@@ -4,7 +4,7 @@
 //   split      documents S(0), ..., S(H-1) are held out and S(H), ..., S(D-1) are for training,
 //              S a permutation keyed by split_seed: the two parts never share a document
 //   training   document number c = e * N + i (epoch e, N = D - H) is S(H + P_e(i)), P_e a
-//              permutation keyed by (seed, e)
+//              permutation keyed by (seed, e); lane l of L: S(H + l + L * P_e(i)), N its documents
 //   held out   document number i is S(i); there is one epoch
 //
 // Permutations are computed, not stored. What is stored is the number of tokens before every
@@ -33,10 +33,18 @@ struct SplitOptions {
   uint64_t split_seed = 0;       // the same for training and evaluation, whatever the run's seed
 };
 
+// One of `count` disjoint parts of the training documents, every count-th of which is its own. Long
+// documents read in several lanes at once do not fill a whole batch each.
+struct Lane {
+  int64_t index = 0;
+  int64_t count = 1;
+};
+
 struct DocumentOrderOptions {
   SplitOptions split = {};
   DataSplit part = DataSplit::kTraining;
   uint64_t seed = 0;  // of the training order
+  Lane lane = {};     // of the training part
 };
 
 class DocumentOrder {

@@ -68,8 +68,10 @@ absl::Status AppendDocumentPiece(const TokenFileReader& file, const DocumentOrde
 absl::StatusOr<std::unique_ptr<TokenSequences>> TokenSequences::Create(
     std::shared_ptr<const TokenFileReader> file, const TokenSequencesOptions& options) {
   RETURN_IF_ERROR(Annotate(CheckLength(options.sequence_length), file->path()));
-  const DocumentOrderOptions order_options = {
-      .split = options.split, .part = DataSplit::kTraining, .seed = options.seed};
+  const DocumentOrderOptions order_options = {.split = options.split,
+                                              .part = DataSplit::kTraining,
+                                              .seed = options.seed,
+                                              .lane = options.lane};
   auto order = DocumentOrder::Create(file->document_offsets(), order_options);
   RETURN_IF_ERROR(Annotate(order.status(), file->path()));
   RETURN_IF_ERROR(Annotate(CheckPosition(options.start, **order), file->path()));

@@ -23,6 +23,7 @@ struct TokenSequencesOptions {
   // One seed for the whole run: a stage that goes on where another stopped needs the same order.
   uint64_t seed = 0;
   SourcePosition start = {};
+  Lane lane = {};  // data/document_order.h
 };
 
 class TokenSequences : public SequenceStream {

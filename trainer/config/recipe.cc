@@ -23,6 +23,7 @@ constexpr absl::string_view kDenseRules[] = {"per_document", "per_query"};
 void VisitSource(FieldVisitor& v, SourceConfig& source) {
   v.Choice("kind", source.kind, kSourceKinds);
   v.Text("path", source.path, Need::kRequired);
+  v.Integer("lanes", source.lanes, Unit::kCount, 1, Need::kOptional);
   v.Number("held_out", source.held_out, {0.0, 0.5}, Need::kOptional);
   v.Integer("sample_length", source.sample_length, Unit::kLength, 0, Need::kOptional);
   v.Integer("pairs", source.pairs, Unit::kCount, 1, Need::kOptional);

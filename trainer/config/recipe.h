@@ -26,8 +26,10 @@ enum class SourceKind { kTokens, kAssociativeRecall, kNeedle };
 // Where sequences come from.
 struct SourceConfig {
   SourceKind kind = SourceKind::kTokens;
-  std::string path;       // token file; for associative recall: the file whose vocabulary it uses
-  double held_out = 0.0;  // share of the documents set aside for evaluation
+  std::string path;   // token file; for associative recall: the file whose vocabulary it uses
+  int64_t lanes = 1;  // token files: disjoint parts read side by side, so that a long document does
+                      // not fill a batch
+  double held_out = 0.0;      // share of the documents set aside for evaluation
   int64_t sample_length = 0;  // of a recall sample; 0: the sequence's
   int64_t pairs = 8;          // associative recall: key-value pairs, and as many questions
 };

@@ -68,7 +68,8 @@ absl::Status RunData::OpenSource(const std::string& name, const SourceConfig& so
 }
 
 absl::StatusOr<std::unique_ptr<SequenceStream>> RunData::MakeStream(
-    const std::string& name, const StageConfig& stage, const SourcePosition& start) const {
+    const std::string& name, const StageConfig& stage, const Lane& lane,
+    const SourcePosition& start) const {
   const SourceConfig& source = recipe_.data.at(name);
   const auto& file = files_.at(name);
   const auto seed = static_cast<uint64_t>(recipe_.seed);
@@ -79,7 +80,8 @@ absl::StatusOr<std::unique_ptr<SequenceStream>> RunData::MakeStream(
                                       .keep_documents_whole = stage.keep_documents_whole,
                                       .split = HeldOutSplit(source.held_out),
                                       .seed = seed,
-                                      .start = start}));
+                                      .start = start,
+                                      .lane = lane}));
     return stream;
   }
   std::shared_ptr<const RecallTask> task;
@@ -109,24 +111,43 @@ absl::StatusOr<std::unique_ptr<SequenceStream>> RunData::MakeStream(
              .start = start});
 }
 
+std::vector<RunData::Component> RunData::ComponentsOf(const StageConfig& stage) const {
+  std::vector<Component> components;
+  for (const auto& [name, weight] : stage.mixture) {
+    const SourceConfig& source = recipe_.data.at(name);
+    const int64_t lanes = source.kind == SourceKind::kTokens ? source.lanes : 1;
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      components.push_back({.source = name,
+                            .position_name = lanes == 1 ? name : absl::StrCat(name, "#", lane),
+                            .lane = {.index = lane, .count = lanes},
+                            .weight = weight / static_cast<double>(lanes)});
+    }
+  }
+  return components;
+}
+
 absl::StatusOr<std::unique_ptr<SequenceMixture>> RunData::StageSequences(
     const StageConfig& stage, const std::map<std::string, SourcePosition>& start) const {
   std::vector<MixtureComponent> components;
-  for (const auto& [name, weight] : stage.mixture) {
-    auto stream = MakeStream(name, stage, PositionOf(start, name));
-    RETURN_IF_ERROR(Annotate(stream.status(), absl::StrCat("data.", name)));
-    components.push_back({.name = name, .weight = weight, .stream = *std::move(stream)});
+  for (const Component& component : ComponentsOf(stage)) {
+    auto stream = MakeStream(component.source, stage, component.lane,
+                             PositionOf(start, component.position_name));
+    RETURN_IF_ERROR(Annotate(stream.status(), absl::StrCat("data.", component.source)));
+    components.push_back({.name = component.position_name,
+                          .weight = component.weight,
+                          .stream = *std::move(stream)});
   }
   return SequenceMixture::Create(std::move(components));
 }
 
 std::map<std::string, SourcePosition> RunData::PositionsAfter(
     const StageConfig& stage, const SequenceMixture& sequences, int64_t n,
-    const std::map<std::string, SourcePosition>& start) {
+    const std::map<std::string, SourcePosition>& start) const {
   std::map<std::string, SourcePosition> positions = start;
   const std::vector<SourcePosition> after = sequences.PositionsAt(n);
   size_t index = 0;
-  for (const auto& [name, weight] : stage.mixture) positions[name] = after[index++];
+  for (const Component& component : ComponentsOf(stage))
+    positions[component.position_name] = after[index++];
   return positions;
 }
 

@@ -31,9 +31,9 @@ class RunData {
 
   // Each source's position after sequences 0 to n - 1 of the stage; sources outside the mixture
   // stay where they were.
-  static std::map<std::string, SourcePosition> PositionsAfter(
+  std::map<std::string, SourcePosition> PositionsAfter(
       const StageConfig& stage, const SequenceMixture& sequences, int64_t n,
-      const std::map<std::string, SourcePosition>& start);
+      const std::map<std::string, SourcePosition>& start) const;
 
   absl::StatusOr<std::unique_ptr<HeldOutSequences>> HeldOut(int64_t sequence_length) const;
 
@@ -41,10 +41,20 @@ class RunData {
   absl::StatusOr<std::unique_ptr<RecallEvaluation>> Recall() const;
 
  private:
+  // One stream of a stage: a source, or one lane of it.
+  struct Component {
+    std::string source;
+    std::string position_name;  // "text", or "text#3" for a lane
+    Lane lane;
+    double weight = 0.0;
+  };
+
   RunData() = default;
+  std::vector<Component> ComponentsOf(const StageConfig& stage) const;
   absl::Status OpenSource(const std::string& name, const SourceConfig& source);
   absl::StatusOr<std::unique_ptr<SequenceStream>> MakeStream(const std::string& name,
                                                              const StageConfig& stage,
+                                                             const Lane& lane,
                                                              const SourcePosition& start) const;
 
   Recipe recipe_;

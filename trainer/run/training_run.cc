@@ -421,8 +421,8 @@ absl::StatusOr<bool> TrainingRun::RunStage(Stage& stage) {
 absl::Status TrainingRun::EndStage(Stage& stage) {
   RETURN_IF_ERROR(Evaluate(stage, true));
   progress_.stage_start =
-      RunData::PositionsAfter(stage.config, *stage.sequences,
-                              stage.config.steps() * stage.batch.sequences, progress_.stage_start);
+      data_.PositionsAfter(stage.config, *stage.sequences,
+                           stage.config.steps() * stage.batch.sequences, progress_.stage_start);
   ++progress_.stage;
   progress_.stage_step = 0;
   return SaveCheckpoint();
