@@ -175,8 +175,7 @@ class FieldReader : public FieldVisitor {
     known_.emplace_back(key);
     if (!status_.ok()) return nullptr;
     const ConfigNode* node = node_.Find(key);
-    if (node == nullptr && need == Need::kRequired)
-      Fail(node_, Path(key), "is missing; it has no default");
+    if (node == nullptr && need == Need::kRequired && missing_.empty()) missing_ = Path(key);
     return node;
   }
 
@@ -227,6 +226,7 @@ class FieldReader : public FieldVisitor {
   const ConfigNode& node_;
   std::string path_;
   std::vector<std::string> known_;
+  std::string missing_;  // the first; told last, for a misspelt key says more
   absl::Status status_;
 };
 
@@ -277,6 +277,7 @@ absl::Status FieldReader::Finish() {
                         Suggestion(key, known_)));
     }
   }
+  if (!missing_.empty()) Fail(node_, missing_, "is missing; it has no default");
   return status_;
 }
 

@@ -16,6 +16,10 @@ namespace {
 constexpr int64_t kLargestFile = int64_t{4} << 20;
 constexpr NumberRange kPositive = {1e-300};
 
+// Beyond any model there is, and small enough that sizes made of them do not overflow.
+constexpr int64_t kMostLayers = 4096;
+constexpr int64_t kLargestDimension = int64_t{1} << 20;
+
 constexpr absl::string_view kFamilies[] = {"llama", "qwen3", "minicpm"};
 constexpr absl::string_view kScorers[] = {"halo_ratio", "recall_drop", "uniform", "explicit"};
 
@@ -48,6 +52,27 @@ void VisitShape(FieldVisitor& v, Shape& shape) {
   v.Number("embedding_scale", config.embedding_scale, kPositive, Need::kOptional);
   v.Number("scale_depth", config.scale_depth, {0.0}, Need::kOptional);
   v.Integer("dim_model_base", config.dim_model_base, Unit::kCount, 0, Need::kOptional);
+}
+
+absl::Status CheckSizes(const Shape& shape) {
+  struct Size {
+    absl::string_view key;
+    int64_t found, most;
+  };
+  const ModelConfig& config = shape.config;
+  for (const Size& size : {Size{"layers", shape.layers, kMostLayers},
+                           Size{"vocabulary", config.vocabulary, kLargestDimension},
+                           Size{"width", config.width, kLargestDimension},
+                           Size{"intermediate", config.intermediate, kLargestDimension},
+                           Size{"heads", config.softmax.heads, kLargestDimension},
+                           Size{"kv_heads", config.softmax.kv_heads, kLargestDimension},
+                           Size{"head_dim", config.softmax.head_dim, kLargestDimension}}) {
+    if (size.found > size.most) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(size.key, ": ", size.found, "; expected at most ", size.most));
+    }
+  }
+  return absl::OkStatus();
 }
 
 void VisitKept(FieldVisitor& v, KeptLayers& kept) {
@@ -105,6 +130,7 @@ void VisitSelection(FieldVisitor& v, SelectionConfig& selection) {
 absl::StatusOr<ModelConfig> ReadModelShape(const std::string& path) {
   Shape shape;
   RETURN_IF_ERROR(ReadFile(path, [&](FieldVisitor& visitor) { VisitShape(visitor, shape); }));
+  RETURN_IF_ERROR(Annotate(CheckSizes(shape), path));
   ModelConfig& config = shape.config;
   config.layers.resize(static_cast<size_t>(shape.layers));
   config.softmax.use_qk_norm = config.family == ModelFamily::kQwen3;
