@@ -42,7 +42,7 @@ TEST(TrainStepRanksTest, TwoRanksStepAsOneDoes) {
     EXPECT_NEAR(actual->loss, expected->loss, 1e-5 * expected->loss) << "step " << step;
     EXPECT_NEAR(actual->gradient_norm, expected->gradient_norm, 1e-4 * expected->gradient_norm);
     if (step == 0) {
-      EXPECT_LT(RelativeRmse(together.gradients().Flat(), single.gradients().Flat()), 1e-6);
+      EXPECT_LT(RelativeRmse(together.gradients().Flat(), single.gradients().Flat()), 5e-6);
     }
   }
 }

@@ -34,6 +34,7 @@ class StepProblem {
   Optimizer& optimizer() { return optimizer_; }
 
  private:
+  ScopedThreadCount threads_{1};  // the work is too small to share
   TestContext context_;
   TinyModel model_;
   ParameterBuffer gradients_;

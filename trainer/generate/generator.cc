@@ -11,6 +11,22 @@
 namespace salamander {
 namespace {
 
+// How much of a prompt goes through in its first call. Where the length of the whole document
+// decides (sparse attention per document, LongRoPE's factors), that call reaches the length that
+// decides, so that pieces compute what the whole prompt would.
+int64_t FirstPiece(const ModelConfig& config, int64_t prompt_length, int64_t prefill_tokens) {
+  int64_t least = 1;
+  const auto reach = [&](int64_t deciding_length) {
+    if (prompt_length >= deciding_length) least = std::max(least, deciding_length);
+  };
+  const SparseConfig& sparse = config.softmax.sparse;
+  if (config.softmax.use_sparse && sparse.dense_rule == DenseRule::kPerDocument)
+    reach(sparse.dense_length);
+  if (config.rope.scaling == RopeScalingKind::kLongRope)
+    reach(config.rope.original_max_positions + 1);
+  return std::min(prompt_length, std::max(least, prefill_tokens));
+}
+
 class Generation {
  public:
   Generation(const ExecutionContext& execution, const Transformer& model,
@@ -79,8 +95,9 @@ absl::Status Generation::Prefill(int64_t slot, const std::vector<int32_t>& promp
     return absl::InvalidArgumentError(
         absl::StrCat("prompt ", slot, " is empty; give at least one token"));
   const auto length = static_cast<int64_t>(prompt.size());
-  for (int64_t begin = 0; begin < length; begin += options_.prefill_tokens) {
-    const int64_t count = std::min(options_.prefill_tokens, length - begin);
+  int64_t count = FirstPiece(model_.config(), length, options_.prefill_tokens);
+  for (int64_t begin = 0; begin < length; begin += count) {
+    if (begin > 0) count = std::min(options_.prefill_tokens, length - begin);
     ASSIGN_OR_RETURN(const Segment segment, cache_.NextSegment(slot, 0, count));
     RETURN_IF_ERROR(Forward({prompt.begin() + begin, prompt.begin() + begin + count}, {slot},
                             {segment}, begin + count == length));

@@ -18,7 +18,9 @@ namespace salamander {
 
 struct GenerateOptions {
   int64_t max_new_tokens = 64;
-  int64_t prefill_tokens = 2048;  // of a prompt in one call; bounds the memory of long prompts
+  // Of a prompt in one call; bounds the memory of long prompts. The first call takes dense_len of a
+  // prompt that reaches it where that decides for the whole document, and so for LongRoPE.
+  int64_t prefill_tokens = 2048;
   SamplingOptions sampling;
   std::vector<int64_t> stop_ids;  // a sequence ends with the first of these, which is not returned
   // Called as each token of sequence 0 is chosen; or empty.
