@@ -1,0 +1,276 @@
+// A run that is killed or stopped at any moment and started again ends bitwise where the run that
+// was not interrupted ends: weights, moments, metrics.
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <random>
+#include <sstream>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_replace.h"
+
+#include "model/checkpoint/checkpoint.h"
+#include "tests/system/tiny_road.h"
+
+namespace salamander {
+namespace {
+
+namespace fs = std::filesystem;
+
+// 24 steps on 64 tokens, then 12 on 256 with sparse attention in the kept layers and fresh moments.
+constexpr char kRecipe[] = R"(name: resume
+run_directory: RUN
+seed: 7
+model: {from: hybrid.ckpt}
+data:
+  text: {path: tokens.h5, held_out: 0.2, lanes: 2}
+  recall: {kind: associative_recall, path: tokens.h5, pairs: 4, sample_length: 64}
+optimizer: {weight_decay: 0.1}
+stages:
+  - name: short
+    objective: lm
+    sequence_length: 64
+    tokens: 6K
+    batch_tokens: 256
+    micro_batch_tokens: 64
+    peak_lr: 3e-3
+    schedule: {shape: cosine, warmup_steps: 3, final_lr: 1e-4}
+    mixture: {text: 3, recall: 1}
+  - name: long
+    objective: lm
+    sequence_length: 256
+    tokens: 6K
+    batch_tokens: 512
+    peak_lr: 1e-3
+    mixture: {text: 1}
+    sparse: on
+    dense_length: 64
+    optimizer_state: reset
+evaluation: {sequences: 4, every_steps: 5, recall_lengths: [128]}
+checkpoint: {every_steps: 3, keep_last: 2}
+)";
+constexpr int kSteps = 36;
+constexpr char kLastCheckpoint[] = "/checkpoints/step-00000036";
+
+// Every tensor of a checkpoint: its bytes.
+std::map<std::string, std::vector<float>> TensorsOf(const std::string& path) {
+  std::map<std::string, std::vector<float>> tensors;
+  const auto checkpoint = Checkpoint::Open(path);
+  EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+  if (!checkpoint.ok()) return tensors;
+  for (const auto& [name, tensor] : checkpoint->tensors()) {
+    EXPECT_EQ(tensor.dtype, DType::kFloat32) << name;
+    EXPECT_LE(tensor.shape.size(), 2u) << name;
+    const int64_t columns = tensor.shape.size() == 2 ? tensor.shape[1] : 1;
+    std::vector<float>& values = tensors[name];
+    values.resize(static_cast<size_t>(tensor.shape[0] * columns));
+    const TensorView whole = tensor.shape.size() == 2
+                                 ? TensorView::Of(values.data(), {tensor.shape[0], columns})
+                                 : TensorView::Of(values.data(), {tensor.shape[0]});
+    const absl::Status status = checkpoint->Read(name, whole);
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  return tensors;
+}
+
+bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+void ExpectSameTensors(const std::string& actual, const std::string& expected) {
+  const auto actual_tensors = TensorsOf(actual), expected_tensors = TensorsOf(expected);
+  ASSERT_EQ(actual_tensors.size(), expected_tensors.size());
+  ASSERT_GT(expected_tensors.count("first_moment/embedding.weight"), 0u);
+  ASSERT_GT(expected_tensors.count("second_moment/embedding.weight"), 0u);
+  for (const auto& [name, values] : expected_tensors) {
+    ASSERT_GT(actual_tensors.count(name), 0u) << name;
+    EXPECT_TRUE(SameBits(actual_tensors.at(name), values)) << name;
+  }
+}
+
+// The lines of metrics.jsonl without what depends on the clock.
+std::vector<std::string> MetricsOf(const std::string& run) {
+  std::vector<std::string> lines;
+  std::istringstream stream(ReadText(run + "/metrics.jsonl"));
+  for (std::string line; std::getline(stream, line);) {
+    auto json = nlohmann::json::parse(line);
+    json.erase("seconds");
+    json.erase("tokens_per_second");
+    lines.push_back(json.dump());
+  }
+  return lines;
+}
+
+int64_t LinesOf(const std::string& path) {
+  const std::string text = ReadText(path);
+  return std::count(text.begin(), text.end(), '\n');
+}
+
+int64_t PartialsIn(const std::string& directory) {
+  int64_t count = 0;
+  std::error_code error;
+  for (fs::directory_iterator entry(directory, error); !error && entry != fs::directory_iterator();
+       entry.increment(error)) {
+    if (entry->path().filename().string().find(".partial-") != std::string::npos) ++count;
+  }
+  return count;
+}
+
+class ResumeTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    road_ = std::make_unique<TinyRoad>();
+    road_->MakeHybrid();
+    for (const int ranks : {1, 2}) road_->Succeed(Train(Reference(ranks)), ranks);
+  }
+  static void TearDownTestSuite() { road_.reset(); }
+
+  // Writes the recipe of a run and gives the command that trains it.
+  static std::vector<std::string> Train(const std::string& run) {
+    WriteText(road_->Path(run + ".yaml"), absl::StrReplaceAll(kRecipe, {{"RUN", run}}));
+    return {"train", run + ".yaml"};
+  }
+  // The run that nothing interrupts.
+  static std::string Reference(int ranks) { return "reference" + std::to_string(ranks); }
+
+  // Until the run has logged so many lines more than before, or has ended.
+  static void AwaitLines(Program& program, const std::string& run, int64_t lines) {
+    const std::string path = road_->Path(run + "/metrics.jsonl");
+    while (program.IsRunning() && LinesOf(path) < lines)
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+
+  static void ExpectAsReference(const std::string& run, int ranks) {
+    const std::string actual = road_->Path(run), expected = road_->Path(Reference(ranks));
+    ExpectSameTensors(actual + kLastCheckpoint, expected + kLastCheckpoint);
+    EXPECT_EQ(MetricsOf(actual), MetricsOf(expected));
+    EXPECT_EQ(PartialsIn(actual + "/checkpoints"), 0);
+    EXPECT_EQ(PartialsIn(actual), 0);
+  }
+
+  // Kills the run again and again after a random number of further lines and a random pause, lets
+  // it end, and compares.
+  static void KillAndCompare(const std::string& run, int ranks, bool kills_launcher) {
+    std::random_device device;
+    const unsigned seed = device();
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937 random(seed);
+    const std::string log = road_->Path(run + "/metrics.jsonl");
+    const auto command = Train(run);
+    int interrupted = 0;
+    for (int attempt = 0; attempt < (ranks == 1 ? 8 : 3); ++attempt) {
+      Program program(road_->MakeLaunch(command, ranks));
+      const int64_t more = static_cast<int64_t>(random() % 12);
+      if (more > 0) AwaitLines(program, run, LinesOf(log) + more);
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % 20000));
+      if (program.IsRunning()) ++interrupted;
+      if (kills_launcher) {
+        program.Signal(SIGKILL);
+      } else {
+        program.SignalRank(SIGKILL);
+      }
+      const Outcome outcome = program.Wait();
+      ASSERT_FALSE(outcome.timed_out) << outcome;
+    }
+    EXPECT_GT(interrupted, 0);
+    road_->Succeed(command, ranks);
+    ExpectAsReference(run, ranks);
+  }
+
+  // Asks the run to stop in the middle, checks that it says so and saved, lets it end and compares.
+  static void StopAndCompare(const std::string& run, int ranks, int signal) {
+    const auto command = Train(run);
+    Program program(road_->MakeLaunch(command, ranks));
+    AwaitLines(program, run, 8);
+    program.Signal(signal);
+    const Outcome outcome = program.Wait();
+    EXPECT_EQ(outcome.exit_code, 0) << outcome;
+    EXPECT_NE(outcome.errors.find("stopped as asked"), std::string::npos) << outcome;
+    // Nothing that was logged is lost: the last step has a checkpoint.
+    const auto checkpoints = ListCheckpoints(road_->Path(run + "/checkpoints"));
+    ASSERT_TRUE(checkpoints.ok()) << checkpoints.status();
+    const auto last = nlohmann::json::parse(MetricsOf(road_->Path(run)).back());
+    EXPECT_EQ(fs::path(checkpoints->back()).filename(),
+              CheckpointName(last.at("step").get<int64_t>()));
+    EXPECT_LT(last.at("step").get<int64_t>(), kSteps);
+    const auto metrics = MetricsOf(road_->Path(run));
+
+    const Outcome rest = road_->Succeed(command, ranks);
+    EXPECT_NE(rest.errors.find("going on from " + run + "/checkpoints/"), std::string::npos);
+    const auto all = MetricsOf(road_->Path(run));
+    EXPECT_TRUE(std::equal(metrics.begin(), metrics.end(), all.begin()));
+    ExpectAsReference(run, ranks);
+  }
+
+  static std::unique_ptr<TinyRoad> road_;
+};
+
+std::unique_ptr<TinyRoad> ResumeTest::road_;
+
+TEST_F(ResumeTest, KilledAtRandomMomentsOneRankEndsBitwiseTheSame) {
+  KillAndCompare("killed", 1, true);
+}
+
+TEST_F(ResumeTest, WithOneOfTwoRanksKilledTheRunEndsBitwiseTheSame) {
+  KillAndCompare("killed_rank", 2, false);
+}
+
+TEST_F(ResumeTest, WithTheLauncherKilledTwoRanksEndBitwiseTheSame) {
+  KillAndCompare("killed_launcher", 2, true);
+}
+
+TEST_F(ResumeTest, SigtermSavesExitsCleanlyAndGoesOn) {
+  StopAndCompare("terminated", 1, SIGTERM);
+}
+
+TEST_F(ResumeTest, SigintSavesExitsCleanlyAndGoesOn) {
+  StopAndCompare("interrupted", 1, SIGINT);
+}
+
+TEST_F(ResumeTest, SigtermStopsTwoRanksTogether) {
+  StopAndCompare("terminated2", 2, SIGTERM);
+}
+
+TEST_F(ResumeTest, SigintStopsTwoRanksTogether) {
+  StopAndCompare("interrupted2", 2, SIGINT);
+}
+
+TEST_F(ResumeTest, KilledWhileACheckpointIsWrittenNothingIsLostAndLeftoversGo) {
+  const std::string run = "half_written";
+  const auto command = Train(run);
+  int caught = 0;
+  for (int attempt = 0; attempt < 20 && caught < 3; ++attempt) {
+    Program program(road_->MakeLaunch(command));
+    const std::string checkpoints = road_->Path(run + "/checkpoints");
+    // A leftover of the attempt before goes first, then the next one is this attempt's.
+    AwaitLines(program, run, 1);
+    while (program.IsRunning() && PartialsIn(checkpoints) == 0)
+      ;
+    program.Signal(SIGKILL);
+    ASSERT_FALSE(program.Wait().timed_out);
+    if (PartialsIn(checkpoints) > 0) ++caught;
+  }
+  EXPECT_GT(caught, 0);
+  road_->Succeed(command);
+  ExpectAsReference(run, 1);
+}
+
+TEST_F(ResumeTest, AFinishedRunSaysSoAndChangesNothing) {
+  const std::string run = Reference(1);
+  const auto before = Snapshot(road_->Path(run));
+  const Outcome outcome = road_->Succeed(Train(run));
+  EXPECT_NE(outcome.errors.find("done"), std::string::npos) << outcome;
+  EXPECT_EQ(Snapshot(road_->Path(run)), before);
+}
+
+}  // namespace
+}  // namespace salamander
