@@ -12,6 +12,7 @@
 #include "model/conversion/parity.h"
 #include "model/transformer.h"
 #include "trainer/commands/commands.h"
+#include "trainer/commands/conversion_steps.h"
 #include "trainer/config/small_files.h"
 #include "trainer/report/metrics_log.h"
 #include "trainer/report/table.h"
@@ -40,17 +41,18 @@ absl::StatusOr<ConversionOptions> OptionsOf(const ConvertCommand& command) {
 }
 
 // What the report is measured on: the first sequences of a token file, or tokens drawn at random.
-absl::StatusOr<std::vector<PackedStream>> ReportStreams(const ConvertCommand& command,
+absl::StatusOr<std::vector<PackedStream>> ReportStreams(const ConvertRequest& request,
                                                         int64_t vocabulary) {
   std::vector<PackedStream> streams;
-  const int64_t count = std::max<int64_t>(1, command.report_tokens / kReportSequence);
-  if (command.data.empty()) {
+  const int64_t count = std::max<int64_t>(1, request.report_tokens / kReportSequence);
+  if (request.data.empty()) {
     for (int64_t index = 0; index < count; ++index) {
       std::vector<int32_t> tokens;
       for (int64_t row = 0; row < kReportSequence; ++row) {
-        tokens.push_back(static_cast<int32_t>(
-            HashCounter(command.seed, static_cast<uint64_t>(index * kReportSequence + row)) %
-            static_cast<uint64_t>(vocabulary)));
+        tokens.push_back(
+            static_cast<int32_t>(HashCounter(request.options.seed,
+                                             static_cast<uint64_t>(index * kReportSequence + row)) %
+                                 static_cast<uint64_t>(vocabulary)));
       }
       streams.emplace_back();
       AppendPiece(tokens, -1, {}, &streams.back());
@@ -58,7 +60,7 @@ absl::StatusOr<std::vector<PackedStream>> ReportStreams(const ConvertCommand& co
     return streams;
   }
   ASSIGN_OR_RETURN(std::shared_ptr<const TokenFileReader> file,
-                   TokenFileReader::Open(command.data));
+                   TokenFileReader::Open(request.data));
   ASSIGN_OR_RETURN(const auto sequences,
                    TokenSequences::Create(std::move(file), {.sequence_length = kReportSequence}));
   for (int64_t index = 0; index < count; ++index) {
@@ -127,33 +129,28 @@ struct Converted {
   Baggage baggage;  // with the parity report
 };
 
-absl::StatusOr<Converted> Convert(const ConvertCommand& command, bool is_first) {
-  if (command.all == !command.keep.empty()) {
-    return absl::InvalidArgumentError(
-        "convert: give --all (a candidate beside every layer) or --keep (drop the losers), one of "
-        "the two");
-  }
-  ASSIGN_OR_RETURN(const ConversionOptions options, OptionsOf(command));
-  ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(command.from));
+absl::StatusOr<Converted> Convert(const ConvertRequest& request, bool is_first) {
+  ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(request.from));
+  const bool adds_candidates = request.keep.empty();
   KeptLayers kept;
-  if (!command.all) {
-    ASSIGN_OR_RETURN(kept, ReadKeptLayers(command.keep));
+  if (!adds_candidates) {
+    ASSIGN_OR_RETURN(kept, ReadKeptLayers(request.keep));
   }
-  ASSIGN_OR_RETURN(Conversion conversion, command.all
-                                              ? AddCandidates(loaded.weights, options)
-                                              : KeepLayers(loaded.weights, kept.layers, options));
+  ASSIGN_OR_RETURN(Conversion conversion,
+                   adds_candidates ? AddCandidates(loaded.weights, request.options)
+                                   : KeepLayers(loaded.weights, kept.layers, request.options));
 
   ASSIGN_OR_RETURN(Arena arena, ReserveStepArena());
   const ExecutionContext execution{.device = {}, .stream = nullptr, .arena = &arena};
   ASSIGN_OR_RETURN(const std::vector<PackedStream> streams,
-                   ReportStreams(command, loaded.weights.config.vocabulary));
+                   ReportStreams(request, loaded.weights.config.vocabulary));
   ASSIGN_OR_RETURN(
       const std::string layers,
-      CandidateReport(execution, command.all ? conversion.model : loaded.weights, streams));
+      CandidateReport(execution, adds_candidates ? conversion.model : loaded.weights, streams));
   ASSIGN_OR_RETURN(const double kl, MeanKl(execution, loaded.weights, conversion.model, streams));
   const std::string summary = absl::StrCat(
       "tensors: ", FateSummary(conversion.records), "\ncandidates against their teachers, on ",
-      command.data.empty() ? "pseudo-random tokens" : command.data, ":\n", layers,
+      request.data.empty() ? "pseudo-random tokens" : request.data, ":\n", layers,
       "KL of the whole model to what it came from: ", Short(kl), " nats a token\n");
   if (is_first) std::cout << summary;
   Baggage baggage = std::move(loaded.baggage);
@@ -163,12 +160,28 @@ absl::StatusOr<Converted> Convert(const ConvertCommand& command, bool is_first) 
 
 }  // namespace
 
-absl::Status RunConvert(const ConvertCommand& command, Communicator& world) {
-  const auto converted = Convert(command, world.rank() == 0);
+absl::Status ConvertCheckpoint(const ConvertRequest& request, Communicator& world) {
+  const auto converted = Convert(request, world.rank() == 0);
   RETURN_IF_ERROR(AgreeOnStatus(world, converted.status()));
-  RETURN_IF_ERROR(SaveModel(command.out, converted->conversion.model, converted->baggage, world));
-  LogInfo(absl::StrCat("wrote ", command.out));
+  RETURN_IF_ERROR(SaveModel(request.out, converted->conversion.model, converted->baggage, world));
+  LogInfo(absl::StrCat("wrote ", request.out));
   return absl::OkStatus();
+}
+
+absl::Status RunConvert(const ConvertCommand& command, Communicator& world) {
+  if (command.all == !command.keep.empty()) {
+    return absl::InvalidArgumentError(
+        "convert: give --all (a candidate beside every layer) or --keep (drop the losers), one of "
+        "the two");
+  }
+  ASSIGN_OR_RETURN(const ConversionOptions options, OptionsOf(command));
+  return ConvertCheckpoint({.from = command.from,
+                            .out = command.out,
+                            .keep = command.keep,
+                            .options = options,
+                            .data = command.data,
+                            .report_tokens = command.report_tokens},
+                           world);
 }
 
 }  // namespace salamander

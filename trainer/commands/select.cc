@@ -14,6 +14,7 @@
 #include "kernels/base/status_macros.h"
 #include "model/conversion/layer_scores.h"
 #include "trainer/commands/commands.h"
+#include "trainer/commands/conversion_steps.h"
 #include "trainer/config/small_files.h"
 #include "trainer/evaluate/recall_report.h"
 #include "trainer/report/table.h"
@@ -178,14 +179,18 @@ absl::Status WriteSelection(const Selection& selection, const std::string& out) 
 
 }  // namespace
 
-absl::Status RunSelect(const SelectCommand& command, Communicator& world) {
-  const auto config = ReadSelection(command.config);
-  RETURN_IF_ERROR(config.status());
-  const auto selection = Select(*config, world);
-  RETURN_IF_ERROR(AgreeOnStatus(world, Annotate(selection.status(), command.config)));
+absl::Status SelectInto(const SelectionConfig& config, const std::string& where,
+                        const std::string& out, Communicator& world) {
+  const auto selection = Select(config, world);
+  RETURN_IF_ERROR(AgreeOnStatus(world, Annotate(selection.status(), where)));
   if (world.rank() == 0) PrintSelection(*selection);
-  return AgreeOnStatus(
-      world, world.rank() == 0 ? WriteSelection(*selection, command.out) : absl::OkStatus());
+  return AgreeOnStatus(world,
+                       world.rank() == 0 ? WriteSelection(*selection, out) : absl::OkStatus());
+}
+
+absl::Status RunSelect(const SelectCommand& command, Communicator& world) {
+  ASSIGN_OR_RETURN(const SelectionConfig config, ReadSelection(command.config));
+  return SelectInto(config, command.config, command.out, world);
 }
 
 }  // namespace salamander

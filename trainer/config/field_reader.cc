@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 
 #include "kernels/base/status_macros.h"
 #include "trainer/config/field_visitor.h"
@@ -117,6 +118,12 @@ class FieldReader : public FieldVisitor {
         return absl::InvalidArgumentError(
             absl::StrCat(Shown(text), " is out of range; expected at least ", least));
       value = number;
+      return absl::OkStatus();
+    });
+  }
+  void Duration(absl::string_view key, double& seconds) override {
+    ReadScalar(key, Need::kOptional, [&](absl::string_view text) -> absl::Status {
+      ASSIGN_OR_RETURN(seconds, ParseDuration(text));
       return absl::OkStatus();
     });
   }
@@ -339,6 +346,22 @@ absl::StatusOr<int64_t> ParseQuantity(absl::string_view text, Unit unit) {
         absl::StrCat(Shown(text), " is out of range; expected at most ", traits.most));
   }
   return whole * factor;
+}
+
+absl::StatusOr<double> ParseDuration(absl::string_view text) {
+  constexpr double kLongest = 3.2e9;  // a century
+  absl::string_view digits = text;
+  const double factor = absl::ConsumeSuffix(&digits, "min") ? 60.0
+                        : absl::ConsumeSuffix(&digits, "s") ? 1.0
+                        : absl::ConsumeSuffix(&digits, "h") ? 3600.0
+                                                            : 0.0;
+  double number = 0.0;
+  const bool is_number = absl::SimpleAtod(digits, &number) && number >= 0;
+  if (!is_number || number * factor > kLongest || (factor == 0.0 && number != 0.0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Shown(text), "; expected a duration, as 90s, 30min or 2h"));
+  }
+  return number * factor;
 }
 
 absl::Status ReadFields(const ConfigNode& node, const FieldVisitor::Visit& visit) {

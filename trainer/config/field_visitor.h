@@ -44,6 +44,8 @@ class FieldVisitor {
                       Need need) = 0;
   virtual void Integer(absl::string_view key, int64_t& value, Unit unit, int64_t least,
                        Need need) = 0;
+  // Seconds, written with their unit: 90s, 30min, 2h.
+  virtual void Duration(absl::string_view key, double& seconds) = 0;
   virtual void Choice(absl::string_view key, int& value, absl::Span<const absl::string_view> names,
                       Need need) = 0;
   virtual void Texts(absl::string_view key, std::vector<std::string>& values) = 0;
@@ -100,6 +102,9 @@ std::vector<std::pair<std::string, std::string>> FlattenFields(const FieldVisito
 // A count with an optional unit, "4K", "1.5B". Fails on what is not one, is not whole, or is beyond
 // 2^40 (lengths) or 10^18 (budgets).
 absl::StatusOr<int64_t> ParseQuantity(absl::string_view text, Unit unit);
+
+// "90s", "1.5min", "2h" or "0" as seconds.
+absl::StatusOr<double> ParseDuration(absl::string_view text);
 
 }  // namespace salamander
 

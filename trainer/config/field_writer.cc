@@ -48,6 +48,9 @@ class Flattener : public FieldVisitor {
   void Integer(absl::string_view key, int64_t& value, Unit, int64_t, Need) override {
     Add(key, absl::StrCat(value));
   }
+  void Duration(absl::string_view key, double& seconds) override {
+    Add(key, absl::StrCat(NumberText(seconds), "s"));
+  }
   void Choice(absl::string_view key, int& value, absl::Span<const absl::string_view> names,
               Need) override {
     Add(key, std::string(names[static_cast<size_t>(value)]));
@@ -117,6 +120,9 @@ class FieldWriter : public FieldVisitor {
   void Integer(absl::string_view key, int64_t& value, Unit unit, int64_t least,
                Need need) override {
     Leaf([&](FieldVisitor& v) { v.Integer(key, value, unit, least, need); });
+  }
+  void Duration(absl::string_view key, double& seconds) override {
+    Leaf([&](FieldVisitor& v) { v.Duration(key, seconds); });
   }
   void Choice(absl::string_view key, int& value, absl::Span<const absl::string_view> names,
               Need need) override {

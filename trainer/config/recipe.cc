@@ -108,6 +108,7 @@ void VisitEvaluation(FieldVisitor& v, EvaluationConfig& evaluation) {
 
 void VisitCheckpoint(FieldVisitor& v, CheckpointConfig& checkpoint) {
   v.Integer("every_steps", checkpoint.every_steps, Unit::kCount, 0, Need::kOptional);
+  v.Duration("every", checkpoint.every_seconds);
   v.Integer("keep_last", checkpoint.keep_last, Unit::kCount, 1, Need::kOptional);
   v.Integer("keep_every", checkpoint.keep_every, Unit::kCount, 0, Need::kOptional);
 }

@@ -69,9 +69,12 @@ enum class Recomputation { kNone, kAttention, kFull };
 // What an entry of the list of stages does. Only the fields of its kind are read and written.
 enum class StageKind { kTrain, kConvert, kSelect };
 
+// `convert.keep` for the list of the select stage before it.
+inline constexpr char kSelectedLayers[] = "selected";
+
 struct ConvertStageConfig {
-  // Which layers stay softmax: "" none is dropped yet, every layer gets a candidate; "selected" the
-  // list of the select stage before it; else a keep.yaml or a list "0,3,11".
+  // Which layers stay softmax: "" none is dropped yet, every layer gets a candidate; "selected";
+  // else a keep.yaml or a list "0,3,11".
   std::string keep;
   GateInitialization gate = GateInitialization::kRandom;
   bool rope_in_kept_layers = false;
@@ -125,7 +128,8 @@ struct EvaluationConfig {
 };
 
 struct CheckpointConfig {
-  int64_t every_steps = 0;  // 0: only at a stage's end and when asked to stop
+  int64_t every_steps = 0;     // 0: only at a stage's end and when asked to stop
+  double every_seconds = 0.0;  // 0: as above; both may be given
   int64_t keep_last = 2;
   int64_t keep_every = 0;  // steps whose checkpoints stay for good; 0: none
 };

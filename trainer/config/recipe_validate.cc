@@ -100,8 +100,13 @@ absl::Status RecipeChecker::CheckStageOrder() const {
     const std::string path = absl::StrCat("stages[", index, "]");
     if (!names.insert(stage.name).second)
       return Fault(path + ".name", Shown(stage.name), "another stage has this name; rename one");
+    if (index == 0 && stage.kind != StageKind::kTrain && recipe_.model.from.empty()) {
+      return Fault("model.from", "is missing",
+                   "a recipe that begins with a convert or select stage needs a checkpoint");
+    }
     is_selected = is_selected || stage.kind == StageKind::kSelect;
-    if (stage.kind == StageKind::kConvert && stage.convert.keep == "selected" && !is_selected) {
+    if (stage.kind == StageKind::kConvert && stage.convert.keep == kSelectedLayers &&
+        !is_selected) {
       return Fault(path + ".convert.keep", "'selected'",
                    "no select stage comes before; add one, or give a keep.yaml or a list 0,3,11");
     }
@@ -268,11 +273,7 @@ absl::Status Recipe::CheckSupported() const {
   };
   for (size_t index = 0; index < stages.size(); ++index) {
     const StageConfig& stage = stages[index];
-    if (stage.kind != StageKind::kTrain) {
-      return unsupported(index, "kind",
-                         "train walks stages of kind train alone in this version; run salamander "
-                         "convert or select between two recipes");
-    }
+    if (stage.kind != StageKind::kTrain) continue;
     if (stage.context_parallel > 1 || stage.tensor_parallel > 1) {
       return unsupported(index, stage.tensor_parallel > 1 ? "tensor_parallel" : "context_parallel",
                          "this version runs data parallel only; use 1, and more data ranks");

@@ -1,5 +1,8 @@
 #include "trainer/run/model_file.h"
 
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -20,6 +23,16 @@ absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path) {
   if (FileSize(absl::StrCat(path, "/manifest.json")).ok()) return path;
   const auto checkpoints = ListCheckpoints(absl::StrCat(path, "/checkpoints"));
   if (checkpoints.ok() && !checkpoints->empty()) return checkpoints->back();
+  // A run that converts as well: the last of its steps that left a model.
+  std::error_code ignored;
+  std::vector<std::string> steps;
+  for (const auto& step : std::filesystem::directory_iterator(path + "/steps", ignored))
+    steps.push_back(step.path().string());
+  std::sort(steps.rbegin(), steps.rend());
+  for (const std::string& step : steps) {
+    auto resolved = ResolveCheckpoint(step);
+    if (resolved.ok()) return resolved;
+  }
   return absl::NotFoundError(
       absl::StrCat(path,
                    ": neither a checkpoint (it has no manifest.json) nor a run with one (it has no "

@@ -29,7 +29,8 @@ struct LoadedModel {
   Baggage baggage;
 };
 
-// The directory itself where it is a checkpoint, else the newest under <path>/checkpoints.
+// The directory itself where it is a checkpoint, else the newest under <path>/checkpoints, else
+// that of the last of <path>/steps (trainer/commands/road.h).
 absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path);
 
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path);

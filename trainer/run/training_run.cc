@@ -73,7 +73,7 @@ class TrainingRun {
  public:
   static absl::StatusOr<std::unique_ptr<TrainingRun>> Open(const Recipe& recipe,
                                                            Communicator& world);
-  absl::Status Run();
+  absl::StatusOr<RunEnd> Run();
 
  private:
   struct Stage;  // what lives as long as one stage
@@ -107,6 +107,7 @@ class TrainingRun {
                        double seconds);
   absl::Status Evaluate(Stage& stage, bool at_end);
   absl::StatusOr<double> HeldOutObjective(const Stage& stage);
+  absl::StatusOr<bool> IsSaveLate();
   absl::Status EndStage(Stage& stage);
   absl::Status WriteMetrics(const std::string& kind, const Metrics& metrics);
 
@@ -125,6 +126,7 @@ class TrainingRun {
   StopSignal stop_;
   RunProgress progress_;
   int skipped_in_a_row_ = 0;
+  std::chrono::steady_clock::time_point last_save_ = std::chrono::steady_clock::now();
 };
 
 struct TrainingRun::Stage {
@@ -216,6 +218,7 @@ absl::Status TrainingRun::TellChanges(const Checkpoint& checkpoint) const {
 }
 
 absl::Status TrainingRun::SaveCheckpoint() {
+  last_save_ = std::chrono::steady_clock::now();
   const std::string path =
       absl::StrCat(CheckpointDirectory(), "/", CheckpointName(progress_.global_step));
   // Asked for twice at one step, as when a run is stopped right after it began: what is there is
@@ -401,6 +404,17 @@ absl::Status TrainingRun::Evaluate(Stage& stage, bool at_end) {
   return WriteMetrics("evaluation", metrics);
 }
 
+// Whether `checkpoint.every` has passed since the last save, by the first rank's clock: all ranks
+// must agree.
+absl::StatusOr<bool> TrainingRun::IsSaveLate() {
+  if (recipe_.checkpoint.every_seconds <= 0) return false;
+  const std::chrono::duration<double> since = std::chrono::steady_clock::now() - last_save_;
+  std::array<int64_t, 1> is_late = {
+      is_first() && since.count() >= recipe_.checkpoint.every_seconds ? 1 : 0};
+  RETURN_IF_ERROR(world_.AllReduceMax(absl::MakeSpan(is_late)));
+  return is_late[0] != 0;
+}
+
 absl::StatusOr<bool> TrainingRun::RunStage(Stage& stage) {
   const int64_t steps = stage.config.steps();
   const auto is_due = [&](int64_t every) {
@@ -410,7 +424,8 @@ absl::StatusOr<bool> TrainingRun::RunStage(Stage& stage) {
     RETURN_IF_ERROR(RunStep(stage));
     if (is_due(recipe_.evaluation.every_steps)) RETURN_IF_ERROR(Evaluate(stage, false));
     ASSIGN_OR_RETURN(const bool stop, stop_.AnyRankAsked(world_));
-    if (progress_.stage_step < steps && (stop || is_due(recipe_.checkpoint.every_steps)))
+    ASSIGN_OR_RETURN(const bool is_late, IsSaveLate());
+    if (progress_.stage_step < steps && (stop || is_late || is_due(recipe_.checkpoint.every_steps)))
       RETURN_IF_ERROR(SaveCheckpoint());
     if (stop && progress_.stage_step < steps) return false;
   }
@@ -428,7 +443,7 @@ absl::Status TrainingRun::EndStage(Stage& stage) {
   return SaveCheckpoint();
 }
 
-absl::Status TrainingRun::Run() {
+absl::StatusOr<RunEnd> TrainingRun::Run() {
   RETURN_IF_ERROR(Resume());
   while (progress_.stage < static_cast<int64_t>(recipe_.stages.size())) {
     auto stage = BeginStage();
@@ -436,18 +451,18 @@ absl::Status TrainingRun::Run() {
     ASSIGN_OR_RETURN(const bool is_done, RunStage(**stage));
     if (!is_done) {
       LogInfo("stopped as asked; the same command goes on from here");
-      return absl::OkStatus();
+      return RunEnd::kStopped;
     }
     RETURN_IF_ERROR(EndStage(**stage));
   }
   LogInfo(absl::StrCat("done: ", progress_.tokens, " tokens in ", progress_.global_step, " steps, ",
                        recipe_.run_directory));
-  return absl::OkStatus();
+  return RunEnd::kFinished;
 }
 
 }  // namespace
 
-absl::Status RunRecipe(const Recipe& recipe, Communicator& world) {
+absl::StatusOr<RunEnd> RunRecipe(const Recipe& recipe, Communicator& world) {
   auto run = TrainingRun::Open(recipe, world);
   RETURN_IF_ERROR(AgreeOnStatus(world, run.status()));
   return (*run)->Run();

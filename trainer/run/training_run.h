@@ -9,15 +9,19 @@
 #define TRAINER_RUN_TRAINING_RUN_H_
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 #include "model/parallel/communicator.h"
 #include "trainer/config/recipe.h"
 
 namespace salamander {
 
-// Walks what is left of the recipe. Returns OK when the last stage is done, or after a checkpoint
-// when a signal asked to stop. Collective.
-absl::Status RunRecipe(const Recipe& recipe, Communicator& world);
+// How a run came to its end: the last stage is done, or a signal asked to stop and a checkpoint was
+// saved.
+enum class RunEnd { kFinished, kStopped };
+
+// Walks what is left of the recipe, whose stages are all of kind train. Collective.
+absl::StatusOr<RunEnd> RunRecipe(const Recipe& recipe, Communicator& world);
 
 // Says what the recipe would do, without doing it: steps, tokens, what trains, bytes.
 absl::Status PrintPlan(const Recipe& recipe, Communicator& world);

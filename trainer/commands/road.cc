@@ -1,0 +1,230 @@
+#include "trainer/commands/road.h"
+
+#include <algorithm>
+#include <array>
+#include <iostream>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+
+#include "data/storage/atomic_path.h"
+#include "data/storage/file_bytes.h"
+#include "kernels/base/logging.h"
+#include "kernels/base/status_macros.h"
+#include "trainer/commands/conversion_steps.h"
+#include "trainer/config/recipe_diff.h"
+#include "trainer/report/table.h"
+#include "trainer/run/training_run.h"
+
+namespace salamander {
+namespace {
+
+// Stages [begin, end) of the recipe: one that converts or selects, or all that train in a row.
+struct RoadStep {
+  StageKind kind = StageKind::kTrain;
+  size_t begin = 0, end = 0;
+  std::string directory;
+
+  // What is there once the step is done. Of a train step only its run knows.
+  std::string result() const {
+    return absl::StrCat(directory, kind == StageKind::kSelect ? "/keep.yaml" : "/manifest.json");
+  }
+};
+
+std::vector<RoadStep> RoadSteps(const Recipe& recipe) {
+  std::vector<RoadStep> steps;
+  for (size_t index = 0; index < recipe.stages.size(); ++index) {
+    const StageConfig& stage = recipe.stages[index];
+    const bool goes_on =
+        !steps.empty() && stage.kind == StageKind::kTrain && steps.back().kind == StageKind::kTrain;
+    if (!goes_on) {
+      steps.push_back(
+          {.kind = stage.kind,
+           .begin = index,
+           .end = index,
+           .directory = absl::StrFormat("%s/steps/%02d-%s", recipe.run_directory, index,
+                                        absl::StrReplaceAll(stage.name, {{"/", "_"}}))});
+    }
+    steps.back().end = index + 1;
+  }
+  return steps;
+}
+
+bool IsDone(const RoadStep& step) {
+  return step.kind != StageKind::kTrain && FileSize(step.result()).ok();
+}
+
+class Road {
+ public:
+  Road(const Recipe& recipe, Communicator& world)
+      : recipe_(recipe), world_(world), steps_(RoadSteps(recipe)), model_(recipe.model.from) {}
+
+  absl::Status Walk();
+
+ private:
+  absl::Status PrepareDirectory() const;
+  absl::Status TellChanges() const;
+  absl::StatusOr<bool> AgreeIsDone(const RoadStep& step);
+  absl::Status Convert(const RoadStep& step);
+  absl::Status Select(const RoadStep& step);
+  absl::StatusOr<RunEnd> Train(const RoadStep& step);
+
+  std::string RecipePath() const { return absl::StrCat(recipe_.run_directory, "/recipe.yaml"); }
+
+  // The source whose documents measure what is not trained: evaluation's, else the first with
+  // held-out documents.
+  const SourceConfig* HeldOutSource() const {
+    for (const auto& [name, source] : recipe_.data) {
+      const std::string& wanted = recipe_.evaluation.source;
+      if (wanted.empty() ? source.kind == SourceKind::kTokens && source.held_out > 0
+                         : name == wanted) {
+        return &source;
+      }
+    }
+    return nullptr;
+  }
+
+  const Recipe& recipe_;
+  Communicator& world_;
+  std::vector<RoadStep> steps_;
+  std::string model_;     // that the next step begins with
+  std::string selected_;  // keep.yaml of the last select stage
+};
+
+// A convert or select stage that is done stays as it is, whatever the recipe now says of it.
+absl::Status Road::TellChanges() const {
+  const auto text = ReadFileBytes(RecipePath(), int64_t{1} << 20);
+  if (absl::IsNotFound(text.status())) return absl::OkStatus();
+  RETURN_IF_ERROR(text.status());
+  ASSIGN_OR_RETURN(const Recipe stored, ParseRecipe(*text, RecipePath(), {}));
+  std::vector<RecipeChange> told;
+  for (const RoadStep& step : steps_) {
+    if (!IsDone(step)) continue;
+    const auto index = static_cast<int64_t>(step.begin);
+    for (RecipeChange& change :
+         CompareRecipes(stored, recipe_, {.stage = index + 1, .stage_step = 0})) {
+      if (absl::StartsWith(change.key, absl::StrCat("stages[", index, "]")))
+        told.push_back(std::move(change));
+    }
+  }
+  return TellRecipeChanges(told);
+}
+
+absl::Status Road::PrepareDirectory() const {
+  RETURN_IF_ERROR(TellChanges());
+  if (world_.rank() != 0) return absl::OkStatus();
+  RETURN_IF_ERROR(CreateDirectories(absl::StrCat(recipe_.run_directory, "/steps")));
+  for (const RoadStep& step : steps_) {
+    if (step.kind == StageKind::kSelect) RETURN_IF_ERROR(CreateDirectories(step.directory));
+  }
+  return WriteFileAtomically(RecipePath(), RecipeText(recipe_));
+}
+
+absl::StatusOr<bool> Road::AgreeIsDone(const RoadStep& step) {
+  std::array<int64_t, 1> is_done = {IsDone(step) ? 1 : 0};
+  RETURN_IF_ERROR(world_.AllReduceMax(absl::MakeSpan(is_done)));
+  return is_done[0] != 0;
+}
+
+absl::Status Road::Convert(const RoadStep& step) {
+  const ConvertStageConfig& convert = recipe_.stages[step.begin].convert;
+  const SourceConfig* const source = HeldOutSource();
+  RETURN_IF_ERROR(
+      ConvertCheckpoint({.from = model_,
+                         .out = step.directory,
+                         .keep = convert.keep == kSelectedLayers ? selected_ : convert.keep,
+                         .options = {.gate = convert.gate,
+                                     .rope_in_kept_layers = convert.rope_in_kept_layers,
+                                     .sparse = convert.sparse,
+                                     .seed = static_cast<uint64_t>(recipe_.seed)},
+                         .data = source == nullptr ? "" : source->path},
+                        world_));
+  return absl::OkStatus();
+}
+
+absl::Status Road::Select(const RoadStep& step) {
+  SelectionConfig select = recipe_.stages[step.begin].select;
+  if (select.scores.empty() && select.candidates.empty()) select.candidates = model_;
+  if (const SourceConfig* const source = HeldOutSource();
+      select.scores.empty() && select.data.empty() && source != nullptr) {
+    select.data = source->path;
+    select.held_out = source->held_out;
+  }
+  return SelectInto(select, recipe_.places.At(absl::StrCat("stages[", step.begin, "].select")),
+                    step.result(), world_);
+}
+
+absl::StatusOr<RunEnd> Road::Train(const RoadStep& step) {
+  Recipe part = recipe_;
+  part.run_directory = step.directory;
+  if (!model_.empty()) part.model = {.from = model_, .shape = ""};
+  part.stages.assign(recipe_.stages.begin() + static_cast<ptrdiff_t>(step.begin),
+                     recipe_.stages.begin() + static_cast<ptrdiff_t>(step.end));
+  const LogPosition outside = GetLogPosition();
+  const auto end = RunRecipe(part, world_);
+  SetLogPosition(outside);
+  return end;
+}
+
+absl::Status Road::Walk() {
+  RETURN_IF_ERROR(AgreeOnStatus(world_, PrepareDirectory()));
+  for (const RoadStep& step : steps_) {
+    ASSIGN_OR_RETURN(const bool is_done, AgreeIsDone(step));
+    LogInfo(absl::StrCat("step ", step.directory, is_done ? " is done" : ""));
+    switch (step.kind) {
+      case StageKind::kTrain: {
+        ASSIGN_OR_RETURN(const RunEnd end, Train(step));
+        if (end == RunEnd::kStopped) return absl::OkStatus();
+        model_ = step.directory;
+        break;
+      }
+      case StageKind::kConvert:
+        if (!is_done) RETURN_IF_ERROR(Convert(step));
+        model_ = step.directory;
+        break;
+      case StageKind::kSelect:
+        if (!is_done) RETURN_IF_ERROR(Select(step));
+        selected_ = step.result();
+        break;
+    }
+  }
+  LogInfo(absl::StrCat("the road ends at ", model_));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+bool IsRoad(const Recipe& recipe) {
+  return std::any_of(recipe.stages.begin(), recipe.stages.end(),
+                     [](const StageConfig& stage) { return stage.kind != StageKind::kTrain; });
+}
+
+absl::Status WalkRoad(const Recipe& recipe, Communicator& world) {
+  return Road(recipe, world).Walk();
+}
+
+void PrintRoad(const Recipe& recipe) {
+  constexpr const char* kKindNames[] = {"train", "convert", "select"};
+  Table table({"folder", "kind", "stages", "tokens", "steps", "done"});
+  for (const RoadStep& step : RoadSteps(recipe)) {
+    int64_t tokens = 0, optimizer_steps = 0;
+    std::vector<std::string> names;
+    for (size_t index = step.begin; index < step.end; ++index) {
+      const StageConfig& stage = recipe.stages[index];
+      names.push_back(stage.name);
+      if (stage.kind != StageKind::kTrain) continue;
+      tokens += stage.tokens;
+      optimizer_steps += stage.steps();
+    }
+    table.AddRow({step.directory, kKindNames[static_cast<int>(step.kind)],
+                  absl::StrJoin(names, ", "), absl::StrCat(tokens), absl::StrCat(optimizer_steps),
+                  IsDone(step) ? "yes" : ""});
+  }
+  std::cout << table.Text();
+}
+
+}  // namespace salamander
