@@ -64,9 +64,10 @@ class RoadTest : public testing::Test {
     Put("shape.yaml", kShape);
     Put("base.yaml", kBase);
     Put("road.yaml", kRoad);
-    ASSERT_TRUE(
-        RunTokenize({.inputs = {directory_ / "texts"}, .out = directory_ / "text.h5"}, *world_)
-            .ok());
+    TokenizeCommand tokenize;
+    tokenize.inputs = {directory_ / "texts"};
+    tokenize.out = directory_ / "text.h5";
+    ASSERT_TRUE(RunTokenize(tokenize, *world_).ok());
     ASSERT_TRUE(Train("base.yaml").ok());
   }
 
@@ -75,7 +76,10 @@ class RoadTest : public testing::Test {
   }
 
   absl::Status Train(const std::string& name, const std::vector<std::string>& overrides = {}) {
-    return RunTrain({.recipe = directory_ / name, .overrides = overrides}, *world_);
+    TrainCommand train;
+    train.recipe = directory_ / name;
+    train.overrides = overrides;
+    return RunTrain(train, *world_);
   }
 
   std::string Step(const std::string& name) const { return directory_ / ("road/steps/" + name); }
