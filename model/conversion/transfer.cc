@@ -145,12 +145,13 @@ TransferRecord Transfer::FromCandidate(const ParameterSpec& spec) const {
 }
 
 std::vector<TransferRecord> DroppedRecords(const ModelWeights& source,
-                                         const std::vector<TransferRecord>& records) {
+                                           const std::vector<TransferRecord>& records) {
   std::set<std::string> used;
   for (const TransferRecord& record : records) used.insert(record.source);
   std::vector<TransferRecord> dropped;
   for (const ParameterSpec& spec : source.layout.specs()) {
-    if (used.count(spec.name) == 0) dropped.push_back({spec.name, spec.name, TransferFate::kDropped});
+    if (used.count(spec.name) == 0)
+      dropped.push_back({spec.name, spec.name, TransferFate::kDropped});
   }
   return dropped;
 }

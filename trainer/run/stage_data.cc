@@ -16,6 +16,10 @@ constexpr uint64_t kSplitSeed = 0;
 // Ids below this are control tokens and single bytes of the tokenizers made here.
 constexpr int32_t kFirstPlainId = 264;
 
+// Distinct keys, and as many values: few enough that a small share of the training tokens shows
+// each often.
+constexpr int32_t kRecallIds = 32;
+
 SourcePosition PositionOf(const std::map<std::string, SourcePosition>& positions,
                           const std::string& name) {
   const auto found = positions.find(name);
@@ -32,10 +36,11 @@ absl::StatusOr<std::unique_ptr<RecallTask>> MakeRecallTask(int64_t vocabulary, i
                                                            uint64_t seed) {
   const int32_t first = vocabulary >= 2 * kFirstPlainId ? kFirstPlainId : 4;
   const auto third = static_cast<int32_t>((vocabulary - first) / 3);
+  const int32_t ids = std::min(third, kRecallIds);
   return MakeAssociativeRecall({.pairs = pairs,
                                 .queries = pairs,
-                                .keys = {first, first + third},
-                                .values = {first + third, first + 2 * third},
+                                .keys = {first, first + ids},
+                                .values = {first + third, first + third + ids},
                                 .fillers = {first + 2 * third, first + 3 * third},
                                 .seed = seed},
                                vocabulary);
