@@ -70,10 +70,6 @@ absl::StatusOr<std::vector<PackedStream>> ReportStreams(const ConvertRequest& re
   return streams;
 }
 
-Transformer TransformerOf(const ModelWeights& model) {
-  return Transformer(model.config, BindTensors(model.config, model.layout, model.buffer));
-}
-
 // Cosine and relative error of each candidate against its teacher.
 absl::StatusOr<std::string> CandidateReport(const ExecutionContext& execution,
                                             const ModelWeights& model,

@@ -19,10 +19,6 @@
 namespace salamander {
 namespace {
 
-Transformer TransformerOf(const ModelWeights& model) {
-  return Transformer(model.config, BindTensors(model.config, model.layout, model.buffer));
-}
-
 absl::StatusOr<double> KlToTeacher(const EvaluateCommand& command, const Scored& scored,
                                    const HeldOutSequences& held_out, int64_t count) {
   ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(command.teacher));

@@ -28,8 +28,7 @@ absl::Status Generate(const GenerateCommand& command) {
     return absl::InvalidArgumentError(
         "generate: the prompt holds no token; give --prompt or --prompt-file");
 
-  const Transformer model(config,
-                          BindTensors(config, loaded.weights.layout, loaded.weights.buffer));
+  const Transformer model = TransformerOf(loaded.weights);
   ASSIGN_OR_RETURN(Arena arena, ReserveStepArena());
   const ExecutionContext execution{.device = {}, .stream = nullptr, .arena = &arena};
   GenerateOptions options{.max_new_tokens = command.max_new_tokens,

@@ -31,8 +31,7 @@ constexpr int64_t kLargestTable = int64_t{64} << 20;
 absl::StatusOr<ScoreTable> MeasureLayers(const SelectionConfig& config, Communicator& world) {
   ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(config.candidates));
   const ModelWeights& weights = loaded.weights;
-  const Transformer model(weights.config,
-                          BindTensors(weights.config, weights.layout, weights.buffer));
+  const Transformer model = TransformerOf(weights);
   ASSIGN_OR_RETURN(std::shared_ptr<const TokenFileReader> file, TokenFileReader::Open(config.data));
   ASSIGN_OR_RETURN(
       const auto held_out,

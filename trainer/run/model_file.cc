@@ -72,6 +72,10 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path) {
   return LoadedModel{resolved, std::move(weights), std::move(baggage)};
 }
 
+Transformer TransformerOf(const ModelWeights& weights) {
+  return Transformer(weights.config, BindTensors(weights.config, weights.layout, weights.buffer));
+}
+
 absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const LoadedModel& model) {
   const auto found = model.baggage.find(kTokenizerText);
   if (found == model.baggage.end()) {

@@ -11,6 +11,7 @@
 #include "data/tokenizer.h"
 #include "model/checkpoint/checkpoint.h"
 #include "model/conversion/transfer.h"
+#include "model/transformer.h"
 
 namespace salamander {
 
@@ -34,6 +35,9 @@ struct LoadedModel {
 absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path);
 
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path);
+
+// The model at work; borrows the weights.
+Transformer TransformerOf(const ModelWeights& weights);
 
 // The tokenizer a model carries. Fails, saying what to do, where it carries none.
 absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const LoadedModel& model);

@@ -284,9 +284,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun::Stage>> TrainingRun::BeginStage() {
                 .sequences_per_micro = micro_tokens / config.sequence_length},
       .display = ProgressDisplay(config.name, is_first(), recipe_.log_every_steps)});
   if (teacher_.has_value()) {
-    const ModelWeights& weights = teacher_->weights;
-    stage->teacher = std::make_unique<Transformer>(
-        weights.config, BindTensors(weights.config, weights.layout, weights.buffer));
+    stage->teacher = std::make_unique<Transformer>(TransformerOf(teacher_->weights));
   }
   stage->objective = ObjectiveFor(config, stage->model, stage->teacher.get());
   ASSIGN_OR_RETURN(stage->sequences, data_.StageSequences(config, progress_.stage_start));
