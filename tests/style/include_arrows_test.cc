@@ -63,6 +63,21 @@ TEST(IncludeArrowsTest, EveryIncludeFollowsTheArrows) {
   }
 }
 
+// A header that its source includes first has shown that it needs nothing before it.
+TEST(IncludeArrowsTest, EverySourceIncludesItsOwnHeaderFirst) {
+  const fs::path root = SALAMANDER_SOURCE_DIR;
+  int checked = 0;
+  for (const std::string& file : SourceFiles(root)) {
+    const std::string header = fs::path(file).replace_extension(".h").generic_string();
+    if (fs::path(file).extension() != ".cc" || !fs::exists(root / header)) continue;
+    const std::vector<Include> includes = FindIncludes(ReadText(root / file));
+    ASSERT_FALSE(includes.empty()) << file;
+    EXPECT_EQ(includes.front().path, header) << file << " includes something else first";
+    ++checked;
+  }
+  EXPECT_GT(checked, 0);
+}
+
 TEST(IncludeArrowsTest, FindsDirectivesInAnySpelling) {
   const std::vector<Include> includes = FindIncludes(
       "// #include \"a/comment.h\"\n#include <vector>\n  #  include\t\"model/layer.h\"  // why\n");
