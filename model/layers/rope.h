@@ -29,7 +29,7 @@ struct RopeTables {
 // Takes tables for `tokens` rows from the context's arena and fills the rows that segments name.
 // Longrope takes its long factors where the document so far (key_count) passes the original length;
 // a MiniCPM model extended beyond it has the long ones in both places
-// (model/checkpoint/hf_rope.cc). Documents do not touch each other.
+// (model/checkpoint/huggingface/hf_rope.cc). Documents do not touch each other.
 RopeTables MakeRopeTables(const ExecutionContext& context, const ModelConfig& config,
                           int64_t head_dim, DType dtype, Segments segments, int64_t tokens);
 

@@ -1,4 +1,4 @@
-#include "model/checkpoint/hf_config.h"
+#include "model/checkpoint/huggingface/hf_config.h"
 
 #include <cmath>
 #include <string>

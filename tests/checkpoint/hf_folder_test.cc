@@ -14,9 +14,9 @@
 #include "absl/strings/str_cat.h"
 
 #include "data/storage/file_bytes.h"
-#include "model/checkpoint/hf_export.h"
-#include "model/checkpoint/hf_import.h"
-#include "model/checkpoint/hf_names.h"
+#include "model/checkpoint/huggingface/hf_export.h"
+#include "model/checkpoint/huggingface/hf_import.h"
+#include "model/checkpoint/huggingface/hf_names.h"
 #include "model/parameters.h"
 #include "tests/storage/full_disk.h"
 #include "tests/storage/temporary_directory.h"

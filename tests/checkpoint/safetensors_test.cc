@@ -1,4 +1,4 @@
-#include "model/checkpoint/safetensors.h"
+#include "model/checkpoint/huggingface/safetensors.h"
 
 #include <bit>
 #include <cmath>
@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "data/storage/file_bytes.h"
-#include "model/checkpoint/float_convert.h"
+#include "model/checkpoint/huggingface/float_convert.h"
 #include "tests/storage/full_disk.h"
 #include "tests/storage/temporary_directory.h"
 

@@ -13,8 +13,8 @@
 #include "gtest/gtest.h"
 
 #include "data/random.h"
-#include "data/token_file.h"
-#include "data/tokenizer.h"
+#include "data/text/tokenizer.h"
+#include "data/tokens/token_file.h"
 
 namespace salamander {
 

@@ -1,11 +1,11 @@
-#include "data/mixture.h"
+#include "data/sequences/mixture.h"
 
 #include <cmath>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-#include "data/token_sequences.h"
+#include "data/sequences/token_sequences.h"
 #include "tests/data/data_test_support.h"
 
 namespace salamander {

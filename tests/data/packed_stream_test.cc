@@ -1,4 +1,4 @@
-#include "data/packed_stream.h"
+#include "data/sequences/packed_stream.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

@@ -1,4 +1,4 @@
-#include "data/recall.h"
+#include "data/recall/recall.h"
 
 #include <algorithm>
 #include <cmath>

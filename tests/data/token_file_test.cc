@@ -1,4 +1,4 @@
-#include "data/token_file.h"
+#include "data/tokens/token_file.h"
 
 #include <algorithm>
 #include <csignal>
@@ -9,8 +9,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-#include "data/file_seal.h"
 #include "data/storage/hdf5_file.h"
+#include "data/tokens/file_seal.h"
 #include "tests/data/data_test_support.h"
 
 namespace salamander {

@@ -1,4 +1,4 @@
-#include "data/token_sequences.h"
+#include "data/sequences/token_sequences.h"
 
 #include <algorithm>
 #include <map>

@@ -1,4 +1,4 @@
-#include "data/tokenize.h"
+#include "data/text/tokenize.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

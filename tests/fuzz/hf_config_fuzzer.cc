@@ -1,6 +1,6 @@
 // A HuggingFace config.json. One that is accepted can be written and read back.
 
-#include "model/checkpoint/hf_config.h"
+#include "model/checkpoint/huggingface/hf_config.h"
 #include "tests/fuzz/fuzz_target.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

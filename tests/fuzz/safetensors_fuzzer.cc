@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "model/checkpoint/safetensors.h"
+#include "model/checkpoint/huggingface/safetensors.h"
 #include "tests/fuzz/fuzz_target.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -1,6 +1,6 @@
 // A token file's bytes, read to the last block.
 
-#include "data/token_file.h"
+#include "data/tokens/token_file.h"
 #include "tests/fuzz/fuzz_target.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -14,8 +14,8 @@
 #include "absl/strings/str_cat.h"
 
 #include "kernels/head_loss.h"
-#include "model/checkpoint/hf_import.h"
-#include "model/checkpoint/safetensors.h"
+#include "model/checkpoint/huggingface/hf_import.h"
+#include "model/checkpoint/huggingface/safetensors.h"
 #include "model/transformer.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/test_context.h"

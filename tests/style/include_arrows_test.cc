@@ -92,11 +92,11 @@ TEST(IncludeArrowsTest, FindsDirectivesInAnySpelling) {
 TEST(IncludeArrowsTest, RefusesIncludesAgainstTheArrows) {
   EXPECT_FALSE(IsAllowed("kernels/linear.h", "#include \"model/layer.h\""));
   EXPECT_FALSE(IsAllowed("kernels/base/arena.h", "#include \"kernels/linear.h\""));
-  EXPECT_FALSE(IsAllowed("data/packing.cc", "#include \"model/layer.h\""));
-  EXPECT_FALSE(IsAllowed("data/packing.cc", "#include \"kernels/linear.h\""));
-  EXPECT_FALSE(IsAllowed("data/storage/hdf5_file.cc", "#include \"data/packing.h\""));
+  EXPECT_FALSE(IsAllowed("data/sequences/packing.cc", "#include \"model/layer.h\""));
+  EXPECT_FALSE(IsAllowed("data/sequences/packing.cc", "#include \"kernels/linear.h\""));
+  EXPECT_FALSE(IsAllowed("data/storage/hdf5_file.cc", "#include \"data/sequences/packing.h\""));
   EXPECT_FALSE(IsAllowed("model/layer.cc", "#include \"data/storage/hdf5_file.h\""));
-  EXPECT_FALSE(IsAllowed("model/checkpoint/reader.cc", "#include \"data/packing.h\""));
+  EXPECT_FALSE(IsAllowed("model/checkpoint/reader.cc", "#include \"data/sequences/packing.h\""));
   EXPECT_FALSE(IsAllowed("model/layer.cc", "#include \"trainer/loop.h\""));
   EXPECT_FALSE(IsAllowed("trainer/loop.cc", "#include \"tests/support/test_context.h\""));
 }
@@ -122,8 +122,8 @@ TEST(IncludeArrowsTest, RefusesPathsThatDoNotStartAtTheRoot) {
 TEST(IncludeArrowsTest, AllowsIncludesAlongTheArrows) {
   EXPECT_TRUE(IsAllowed("kernels/cpu/linear.cc", "#include \"kernels/linear.h\""));
   EXPECT_TRUE(IsAllowed("kernels/cpu/linear.cc", "#include <cblas.h>"));
-  EXPECT_TRUE(IsAllowed("data/packing.cc", "#include \"kernels/base/segments.h\""));
-  EXPECT_TRUE(IsAllowed("data/packing.cc", "#include \"data/storage/hdf5_file.h\""));
+  EXPECT_TRUE(IsAllowed("data/sequences/packing.cc", "#include \"kernels/base/segments.h\""));
+  EXPECT_TRUE(IsAllowed("data/sequences/packing.cc", "#include \"data/storage/hdf5_file.h\""));
   EXPECT_TRUE(IsAllowed("data/storage/hdf5_file.cc", "#include <hdf5.h>"));
   EXPECT_TRUE(IsAllowed("model/checkpoint/reader.cc", "#include \"data/storage/hdf5_file.h\""));
   EXPECT_TRUE(IsAllowed("model/parallel/mpi_communicator.cc", "#include <mpi.h>"));

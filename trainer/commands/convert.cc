@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
-#include "data/token_sequences.h"
+#include "data/sequences/token_sequences.h"
 #include "kernels/base/logging.h"
 #include "kernels/base/random.h"
 #include "kernels/base/status_macros.h"

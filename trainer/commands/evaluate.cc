@@ -4,8 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "data/sequences/token_sequences.h"
 #include "data/storage/atomic_path.h"
-#include "data/token_sequences.h"
 #include "kernels/base/status_macros.h"
 #include "trainer/commands/commands.h"
 #include "trainer/evaluate/recall_report.h"

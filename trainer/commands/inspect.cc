@@ -5,9 +5,9 @@
 #include "absl/strings/str_join.h"
 
 #include "data/storage/file_bytes.h"
-#include "data/token_file.h"
+#include "data/tokens/token_file.h"
 #include "kernels/base/status_macros.h"
-#include "model/checkpoint/hf_import.h"
+#include "model/checkpoint/huggingface/hf_import.h"
 #include "model/checkpoint/model_config_json.h"
 #include "trainer/commands/commands.h"
 #include "trainer/report/table.h"

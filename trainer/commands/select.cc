@@ -7,9 +7,9 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 
+#include "data/sequences/token_sequences.h"
 #include "data/storage/atomic_path.h"
 #include "data/storage/file_bytes.h"
-#include "data/token_sequences.h"
 #include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
 #include "model/conversion/layer_scores.h"

@@ -1,4 +1,4 @@
-#include "data/tokenize.h"
+#include "data/text/tokenize.h"
 
 #include <algorithm>
 #include <memory>
@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "data/storage/atomic_path.h"
-#include "data/token_file.h"
+#include "data/tokens/token_file.h"
 #include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
 #include "trainer/commands/commands.h"

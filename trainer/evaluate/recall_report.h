@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 
-#include "data/recall.h"
+#include "data/recall/recall.h"
 #include "trainer/evaluate/token_scores.h"
 
 namespace salamander {

@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
-#include "data/packed_stream.h"
+#include "data/sequences/packed_stream.h"
 #include "model/parallel/communicator.h"
 #include "model/transformer.h"
 

@@ -8,7 +8,7 @@
 
 #include "absl/status/statusor.h"
 
-#include "data/tokenizer.h"
+#include "data/text/tokenizer.h"
 #include "model/checkpoint/checkpoint.h"
 #include "model/conversion/transfer.h"
 #include "model/transformer.h"

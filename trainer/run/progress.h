@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
-#include "data/sequence_stream.h"
+#include "data/sequences/sequence_stream.h"
 
 namespace salamander {
 

@@ -9,10 +9,10 @@
 
 #include "absl/status/statusor.h"
 
-#include "data/mixture.h"
-#include "data/recall.h"
-#include "data/token_file.h"
-#include "data/token_sequences.h"
+#include "data/recall/recall.h"
+#include "data/sequences/mixture.h"
+#include "data/sequences/token_sequences.h"
+#include "data/tokens/token_file.h"
 #include "trainer/config/recipe.h"
 
 namespace salamander {

@@ -15,7 +15,7 @@
 
 #include "absl/status/statusor.h"
 
-#include "data/packed_stream.h"
+#include "data/sequences/packed_stream.h"
 #include "kernels/base/execution_context.h"
 #include "model/transformer.h"
 

@@ -10,7 +10,7 @@
 
 #include "absl/status/statusor.h"
 
-#include "data/packed_stream.h"
+#include "data/sequences/packed_stream.h"
 #include "model/parallel/communicator.h"
 #include "trainer/step/objective.h"
 #include "trainer/step/optimizer.h"
