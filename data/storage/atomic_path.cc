@@ -17,6 +17,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 
 #include "data/storage/file_bytes.h"
@@ -183,9 +184,17 @@ absl::Status AtomicDirectory::Commit() {
   return SyncPath(ParentOf(final_path_).string());
 }
 
+absl::Status WithFinalName(const absl::Status& status, const std::string& temporary_path,
+                           const std::string& final_path) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrReplaceAll(status.message(), {{temporary_path, final_path}}));
+}
+
 absl::Status WriteFileAtomically(const std::string& path, absl::string_view bytes) {
   ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Begin(path));
-  RETURN_IF_ERROR(Annotate(WriteFileBytes(file.temporary_path(), bytes), path));
+  RETURN_IF_ERROR(
+      WithFinalName(WriteFileBytes(file.temporary_path(), bytes), file.temporary_path(), path));
   return file.Commit();
 }
 

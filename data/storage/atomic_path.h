@@ -57,6 +57,11 @@ class AtomicDirectory {
   std::string temporary_path_;  // empty once committed
 };
 
+// The status with the final name in place of the temporary one, which a user never chose and which
+// is gone by the time the message is read.
+absl::Status WithFinalName(const absl::Status& status, const std::string& temporary_path,
+                           const std::string& final_path);
+
 absl::Status WriteFileAtomically(const std::string& path, absl::string_view bytes);
 
 // Which temporary names to take for leftovers: those whose writer was on this machine and is gone,

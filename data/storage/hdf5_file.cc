@@ -60,12 +60,22 @@ herr_t KeepInnermost(unsigned, const H5E_error2_t* error, void* text) {
   return 0;
 }
 
+// The library's description of a system error holds the time, pointers and counts; the system's
+// own words stand in quotes.
+std::string SystemWords(const std::string& reason) {
+  constexpr absl::string_view kBefore = "error message = '";
+  const size_t begin = reason.find(kBefore.data(), 0, kBefore.size());
+  if (begin == std::string::npos) return reason;
+  const size_t end = reason.find('\'', begin + kBefore.size());
+  return reason.substr(begin + kBefore.size(), end - begin - kBefore.size());
+}
+
 // Call right after the failure, with the lock held.
 absl::Status LibraryError(const std::string& where, absl::string_view operation) {
   std::string reason;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_DOWNWARD, KeepInnermost, &reason);
-  const std::string text =
-      absl::StrCat(where, ": cannot ", operation, ": ", reason.empty() ? "HDF5 error" : reason);
+  const std::string text = absl::StrCat(where, ": cannot ", operation, ": ",
+                                        reason.empty() ? "HDF5 error" : SystemWords(reason));
   if (reason.find("No space left") != std::string::npos ||
       reason.find("File too large") != std::string::npos ||
       reason.find("Disk quota") != std::string::npos) {

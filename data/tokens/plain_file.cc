@@ -44,7 +44,7 @@ absl::StatusOr<PlainFile> PlainFile::CreateUnnamed(const std::string& path) {
     if (descriptor >= 0) unlink(name.c_str());
   }
   if (descriptor < 0) return ErrnoStatus(errno, "create a temporary file", folder);
-  return PlainFile(folder + "/(temporary file)", descriptor);
+  return PlainFile(path, descriptor);
 }
 
 PlainFile::~PlainFile() {

@@ -17,6 +17,7 @@ class PlainFile {
   static absl::StatusOr<PlainFile> OpenForReading(const std::string& path);
   static absl::StatusOr<PlainFile> OpenForWriting(const std::string& path);  // an existing file
   // A file without a name in the folder of `path`: it is gone with the process, however that ends.
+  // Errors call it `path`.
   static absl::StatusOr<PlainFile> CreateUnnamed(const std::string& path);
 
   PlainFile(PlainFile&& other) noexcept

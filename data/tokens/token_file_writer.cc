@@ -146,7 +146,8 @@ absl::Status TokenFileWriter::Finish() {
     layout.loss_mask_checksums = state_->loss_mask->checksums();
   }
   ASSIGN_OR_RETURN(AtomicFile target, AtomicFile::Begin(state_->path));
-  RETURN_IF_ERROR(state_->WriteWhole(target.temporary_path()));
+  RETURN_IF_ERROR(WithFinalName(state_->WriteWhole(target.temporary_path()),
+                                target.temporary_path(), state_->path));
   return target.Commit();
 }
 

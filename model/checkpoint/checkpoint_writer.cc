@@ -111,10 +111,13 @@ absl::Status WriteCheckpoint(const std::string& path, absl::Span<const TensorPie
   ASSIGN_OR_RETURN(const std::vector<std::string> paths,
                    ranks.AllGather(is_first ? directory->temporary_path() : ""));
 
-  const auto part = WriteShard(paths.front(), pieces, ranks);
-  RETURN_IF_ERROR(AgreeOnStatus(ranks, part.status()));
+  const std::string& temporary = paths.front();
+  const auto part = WriteShard(temporary, pieces, ranks);
+  RETURN_IF_ERROR(AgreeOnStatus(ranks, WithFinalName(part.status(), temporary, path)));
   ASSIGN_OR_RETURN(const std::vector<std::string> parts, ranks.AllGather(ManifestText(*part)));
-  return AgreeOnStatus(ranks, is_first ? Publish(*directory, parts, metadata) : absl::OkStatus());
+  return AgreeOnStatus(
+      ranks, is_first ? WithFinalName(Publish(*directory, parts, metadata), temporary, path)
+                      : absl::OkStatus());
 }
 
 std::vector<TensorPiece> ShareOut(absl::Span<const TensorPiece> replicated, int rank, int ranks) {

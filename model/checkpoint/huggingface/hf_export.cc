@@ -30,12 +30,15 @@ absl::Status ExportHfFolder(const std::string& directory, const ModelConfig& con
     tensors.push_back({std::move(name), parameter.view});
   }
   ASSIGN_OR_RETURN(AtomicDirectory folder, AtomicDirectory::Begin(directory));
-  const std::string& path = folder.temporary_path();
-  RETURN_IF_ERROR(WriteSafetensorsFolder(path, tensors, options.weights));
-  RETURN_IF_ERROR(WriteFileBytes(absl::StrCat(path, "/config.json"), config_text));
-  for (const auto& [name, bytes] : options.side_files) {
-    RETURN_IF_ERROR(WriteFileBytes(absl::StrCat(path, "/", name), bytes));
-  }
+  const auto write = [&](const std::string& path) -> absl::Status {
+    RETURN_IF_ERROR(WriteSafetensorsFolder(path, tensors, options.weights));
+    RETURN_IF_ERROR(WriteFileBytes(absl::StrCat(path, "/config.json"), config_text));
+    for (const auto& [name, bytes] : options.side_files)
+      RETURN_IF_ERROR(WriteFileBytes(absl::StrCat(path, "/", name), bytes));
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(
+      WithFinalName(write(folder.temporary_path()), folder.temporary_path(), directory));
   return folder.Commit();
 }
 
