@@ -1,11 +1,17 @@
 #include "trainer/command_line.h"
 
+#include <algorithm>
 #include <functional>
 #include <iostream>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 #include "kernels/base/logging.h"
 #include "trainer/commands/commands.h"
@@ -13,7 +19,22 @@
 namespace salamander {
 namespace {
 
+constexpr double kUnlimited = 1e18;
+
 using Run = std::function<absl::Status()>;
+
+// An option's range. CLI11's own names the other end of it too, in 309 digits.
+std::function<std::string(const std::string&)> Within(double low, double high) {
+  return [low, high](const std::string& text) -> std::string {
+    double value = 0.0;
+    if (absl::SimpleAtod(text, &value) && value >= low && value <= high) return "";
+    return absl::StrCat(text, "; expected a number of ", low,
+                        high < kUnlimited ? absl::StrCat(" to ", high) : " or more");
+  };
+}
+std::function<std::string(const std::string&)> AtLeast(double low) {
+  return Within(low, kUnlimited);
+}
 
 // One subcommand: its options live as long as the parse, its run is kept where the user chose it.
 class CommandLine {
@@ -33,6 +54,13 @@ class CommandLine {
   }
 
   CLI::App& app() { return app_; }
+
+  std::vector<std::string> CommandNames() {
+    std::vector<std::string> names;
+    for (const CLI::App* command : app_.get_subcommands([](CLI::App*) { return true; }))
+      names.push_back(command->get_name());
+    return names;
+  }
   const Run& chosen() const { return chosen_; }
 
  private:
@@ -58,18 +86,23 @@ class CommandLine {
     command->add_option("--out", options->out, "token file to write")->required();
     command->add_option("--tokenizer", options->tokenizer, "bytes, a SentencePiece .model, or ids")
         ->capture_default_str();
-    command->add_option("--train", options->train_vocabulary,
-                        "learn a SentencePiece model of this many pieces");
+    command
+        ->add_option("--train", options->train_vocabulary,
+                     "learn a SentencePiece model of this many pieces")
+        ->check(AtLeast(0));
     command->add_option("--train-bytes", options->train_bytes, "of text that it learns from")
+        ->check(AtLeast(1))
         ->capture_default_str();
     command->add_option("--tokenizer-out", options->tokenizer_out,
                         "also write the learnt .model here");
-    command->add_option("--vocabulary", options->vocabulary, "number of ids, with --tokenizer ids");
+    command->add_option("--vocabulary", options->vocabulary, "number of ids, with --tokenizer ids")
+        ->check(AtLeast(0));
     command->add_option("--eos-id", options->eos_id,
                         "id that ends a document, with --tokenizer ids");
     command->add_option("--text-field", options->text_field, "JSONL field with the text")
         ->capture_default_str();
-    command->add_option("--max-bytes", options->max_bytes, "stop after this much text");
+    command->add_option("--max-bytes", options->max_bytes, "stop after this much text")
+        ->check(AtLeast(0));
     command->add_flag("--bos", options->add_bos, "begin each document with the tokenizer's bos");
   }
 
@@ -95,12 +128,15 @@ class CommandLine {
         ->capture_default_str();
     command->add_flag("--rope-in-kept-layers", options->rope_in_kept_layers,
                       "RoPE leaves them by a stage's switch");
-    command->add_option("--seed", options->seed, "of fresh weights")->capture_default_str();
+    command->add_option("--seed", options->seed, "of fresh weights")
+        ->check(AtLeast(0))
+        ->capture_default_str();
     command->add_option("--sparse", options->sparse,
                         "YAML file with the sparse section of the kept layers");
     command->add_option("--data", options->data, "token file for the parity report");
     command
         ->add_option("--report-tokens", options->report_tokens, "tokens the report is measured on")
+        ->check(AtLeast(1))
         ->capture_default_str();
   }
 
@@ -129,15 +165,21 @@ class CommandLine {
     command->add_option("--data", options->data, "token file")->required();
     command->add_option("--teacher", options->teacher, "checkpoint to measure KL against");
     command->add_option("--held-out", options->held_out_fraction, "share of documents set aside")
+        ->check(Within(0, 0.5))
         ->capture_default_str();
     command->add_option("--sequence-length", options->sequence_length, "tokens of one sequence")
+        ->check(AtLeast(2))
         ->capture_default_str();
     command->add_option("--sequences", options->sequences, "held-out sequences")
+        ->check(AtLeast(1))
         ->capture_default_str();
-    command->add_option("--recall-lengths", options->recall_lengths, "lengths of recall samples");
+    command->add_option("--recall-lengths", options->recall_lengths, "lengths of recall samples")
+        ->check(AtLeast(2));
     command->add_option("--recall-samples", options->recall_samples, "for each length")
+        ->check(AtLeast(1))
         ->capture_default_str();
     command->add_option("--recall-pairs", options->recall_pairs, "key-value pairs of a sample")
+        ->check(AtLeast(1))
         ->capture_default_str();
     command->add_option("--json", options->json, "also write the result here");
   }
@@ -151,14 +193,20 @@ class CommandLine {
     command->add_option("--prompt-file", options->prompt_file, "file with the text to continue")
         ->excludes(prompt);
     command->add_option("--max-new-tokens", options->max_new_tokens, "tokens to add")
+        ->check(AtLeast(1))
         ->capture_default_str();
     command->add_option("--temperature", options->temperature, "0 takes the likeliest")
+        ->check(AtLeast(0))
         ->capture_default_str();
     command->add_option("--top-k", options->top_k, "only the k likeliest; 0: all")
+        ->check(AtLeast(0))
         ->capture_default_str();
     command->add_option("--top-p", options->top_p, "only the likeliest up to this share")
+        ->check(Within(0, 1))
         ->capture_default_str();
-    command->add_option("--seed", options->seed, "of the sampling")->capture_default_str();
+    command->add_option("--seed", options->seed, "of the sampling")
+        ->check(AtLeast(0))
+        ->capture_default_str();
   }
 
   void AddExport() {
@@ -169,6 +217,7 @@ class CommandLine {
     command->add_option("--out", options->out, "folder to write")->required();
     command->add_option("--dtype", options->dtype, "bf16 or fp32")->capture_default_str();
     command->add_option("--shard-bytes", options->shard_bytes, "largest safetensors file")
+        ->check(AtLeast(1))
         ->capture_default_str();
   }
 
@@ -191,6 +240,15 @@ class CommandLine {
 
 CommandOutcome RunCommandLine(int argc, char** argv, Communicator& world) {
   CommandLine line(world);
+  const std::vector<std::string> names = line.CommandNames();
+  if (argc > 1 && argv[1][0] != '-' &&
+      std::find(names.begin(), names.end(), argv[1]) == names.end()) {
+    if (world.rank() == 0) {
+      std::cerr << "salamander " << argv[1] << ": there is no such command; expected one of "
+                << absl::StrJoin(names, ", ") << "\n";
+    }
+    return {.exit_code = 2, .status = absl::OkStatus()};
+  }
   try {
     line.app().parse(argc, argv);
   } catch (const CLI::ParseError& error) {

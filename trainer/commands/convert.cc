@@ -157,6 +157,7 @@ absl::StatusOr<Converted> Convert(const ConvertRequest& request, bool is_first) 
 }  // namespace
 
 absl::Status ConvertCheckpoint(const ConvertRequest& request, Communicator& world) {
+  RETURN_IF_ERROR(CheckCanSave(request.out, world));
   const auto converted = Convert(request, world.rank() == 0);
   RETURN_IF_ERROR(AgreeOnStatus(world, converted.status()));
   RETURN_IF_ERROR(SaveModel(request.out, converted->conversion.model, converted->baggage, world));

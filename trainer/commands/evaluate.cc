@@ -87,10 +87,13 @@ absl::StatusOr<Metrics> Evaluate(const EvaluateCommand& command, Communicator& w
 }  // namespace
 
 absl::Status RunEvaluate(const EvaluateCommand& command, Communicator& world) {
+  const bool writes = world.rank() == 0 && !command.json.empty();
+  // Evaluation takes long: a file that cannot be written is told of before.
+  RETURN_IF_ERROR(
+      AgreeOnStatus(world, writes ? AtomicFile::Begin(command.json).status() : absl::OkStatus()));
   const auto metrics = Evaluate(command, world);
   RETURN_IF_ERROR(AgreeOnStatus(world, metrics.status()));
   if (world.rank() == 0) std::cout << JsonText(*metrics);
-  const bool writes = world.rank() == 0 && !command.json.empty();
   return AgreeOnStatus(
       world, writes ? WriteFileAtomically(command.json, JsonText(*metrics)) : absl::OkStatus());
 }

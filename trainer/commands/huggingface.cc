@@ -5,7 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
-#include "data/storage/file_bytes.h"
+#include "data/storage/atomic_path.h"
 #include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
 #include "model/checkpoint/huggingface/hf_export.h"
@@ -75,6 +75,7 @@ absl::Status Export(const ExportCommand& command) {
     return absl::InvalidArgumentError(
         absl::StrCat("--dtype ", command.dtype, ": expected bf16 or fp32"));
   }
+  RETURN_IF_ERROR(AtomicDirectory::Begin(command.out).status());
   ASSIGN_OR_RETURN(const LoadedModel model, LoadModel(command.from));
   const auto precision =
       command.dtype == "bf16" ? SafetensorsPrecision::kBfloat16 : SafetensorsPrecision::kFloat32;
@@ -98,6 +99,7 @@ absl::StatusOr<LoadedModel> ReadFolder(const std::string& directory, bool is_fir
 }  // namespace
 
 absl::Status RunImport(const ImportCommand& command, Communicator& world) {
+  RETURN_IF_ERROR(CheckCanSave(command.out, world));
   const auto read = ReadFolder(command.folder, world.rank() == 0);
   RETURN_IF_ERROR(AgreeOnStatus(world, read.status()));
   RETURN_IF_ERROR(SaveModel(command.out, read->weights, read->baggage, world));

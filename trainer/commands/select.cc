@@ -165,9 +165,7 @@ void PrintSelection(const Selection& selection) {
             << selection.kept.scorer << ")\n";
 }
 
-absl::Status WriteSelection(const Selection& selection, const std::string& out) {
-  RETURN_IF_ERROR(WriteFileAtomically(out, KeptLayersText(selection.kept)));
-  if (selection.table.empty()) return absl::OkStatus();
+absl::Status WriteScores(const Selection& selection, const std::string& out) {
   std::string csv = "layer,recall,common\n";
   for (size_t layer = 0; layer < selection.table.size(); ++layer) {
     absl::StrAppend(&csv, layer, ",", selection.table[layer].recall, ",",
@@ -176,10 +174,19 @@ absl::Status WriteSelection(const Selection& selection, const std::string& out) 
   return WriteFileAtomically(absl::StrCat(absl::StripSuffix(out, ".yaml"), "_scores.csv"), csv);
 }
 
+// The list comes last: where it is, the table is too.
+absl::Status WriteSelection(const Selection& selection, const std::string& out) {
+  if (!selection.table.empty()) RETURN_IF_ERROR(WriteScores(selection, out));
+  return WriteFileAtomically(out, KeptLayersText(selection.kept));
+}
+
 }  // namespace
 
 absl::Status SelectInto(const SelectionConfig& config, const std::string& where,
                         const std::string& out, Communicator& world) {
+  // Measuring takes long: a list that cannot be written is told of before.
+  RETURN_IF_ERROR(
+      AgreeOnStatus(world, world.rank() == 0 ? AtomicFile::Begin(out).status() : absl::OkStatus()));
   const auto selection = Select(config, world);
   RETURN_IF_ERROR(AgreeOnStatus(world, Annotate(selection.status(), where)));
   if (world.rank() == 0) PrintSelection(*selection);

@@ -61,6 +61,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerFor(const TokenizeCommand& c
 }
 
 absl::Status Tokenize(const TokenizeCommand& command) {
+  // Learning a tokenizer takes long: a file that cannot be written is told of before.
+  RETURN_IF_ERROR(AtomicFile::Begin(command.out).status());
   ASSIGN_OR_RETURN(const auto tokenizer, TokenizerFor(command));
   ASSIGN_OR_RETURN(const auto reader, OpenInputs(command));
   ASSIGN_OR_RETURN(const auto writer,

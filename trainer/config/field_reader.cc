@@ -88,7 +88,9 @@ class FieldReader : public FieldVisitor {
   }
 
   void Text(absl::string_view key, std::string& value, Need need) override {
-    ReadScalar(key, need, [&](absl::string_view text) {
+    ReadScalar(key, need, [&](absl::string_view text) -> absl::Status {
+      if (text.empty() && need == Need::kRequired)
+        return absl::InvalidArgumentError("is empty; expected a name or a path");
       value = std::string(text);
       return absl::OkStatus();
     });

@@ -159,7 +159,13 @@ absl::StatusOr<KeptLayers> ReadKeptLayers(const std::string& file_or_list) {
   KeptLayers kept;
   if (ParseLayerList(file_or_list, kept.layers)) return kept;
   kept.layers.clear();
-  RETURN_IF_ERROR(ReadFile(file_or_list, [&](FieldVisitor& visitor) { VisitKept(visitor, kept); }));
+  const absl::Status status =
+      ReadFile(file_or_list, [&](FieldVisitor& visitor) { VisitKept(visitor, kept); });
+  if (absl::IsNotFound(status)) {
+    return absl::NotFoundError(absl::StrCat(
+        "kept layers ", file_or_list, ": neither a list, as 0,3,11, nor a file that is there"));
+  }
+  RETURN_IF_ERROR(status);
   return kept;
 }
 

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
+#include "data/storage/atomic_path.h"
 #include "data/storage/file_bytes.h"
 #include "kernels/base/status_macros.h"
 #include "model/checkpoint/model_config_json.h"
@@ -85,6 +86,11 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const LoadedModel& model)
         "folder before import"));
   }
   return DeserializeTokenizer(found->second);
+}
+
+absl::Status CheckCanSave(const std::string& path, Communicator& ranks) {
+  return AgreeOnStatus(
+      ranks, ranks.rank() == 0 ? AtomicDirectory::Begin(path).status() : absl::OkStatus());
 }
 
 absl::Status SaveModel(const std::string& path, const ModelWeights& model, const Baggage& texts,

@@ -50,6 +50,10 @@ std::vector<TensorPiece> PiecesOf(const std::string& group, const ParameterLayou
 absl::Status ReadGroup(const Checkpoint& checkpoint, const std::string& group,
                        const ParameterLayout& layout, const ParameterBuffer& buffer);
 
+// Whether SaveModel could write there: nothing of the name is there yet and its folder can be
+// written. For commands to ask before they compute. Collective.
+absl::Status CheckCanSave(const std::string& path, Communicator& ranks);
+
 // Writes weights, config and further texts. Collective; every rank holds the whole model.
 absl::Status SaveModel(const std::string& path, const ModelWeights& model, const Baggage& texts,
                        Communicator& ranks);

@@ -95,6 +95,7 @@ class TrainingRun {
   bool is_first() const { return world_.rank() == 0; }
 
   absl::Status Resume();
+  absl::Status CheckStages() const;
   absl::Status Restore(const std::string& path);
   absl::Status TellChanges(const Checkpoint& checkpoint) const;
   absl::Status PrepareDirectory();
@@ -166,7 +167,8 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Open(const Recipe& rec
 absl::Status TrainingRun::PrepareDirectory() {
   if (!is_first()) return absl::OkStatus();
   RETURN_IF_ERROR(CreateDirectories(CheckpointDirectory()));
-  RETURN_IF_ERROR(RemoveLeftovers(CheckpointDirectory(), Leftovers::kOfDeadWriters).status());
+  for (const std::string& directory : {recipe_.run_directory, CheckpointDirectory()})
+    RETURN_IF_ERROR(RemoveLeftovers(directory, Leftovers::kOfDeadWriters).status());
   RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(recipe_.run_directory, "/recipe.yaml"),
                                       RecipeText(recipe_)));
   ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(absl::StrCat(recipe_.run_directory, "/metrics.jsonl"),
@@ -178,8 +180,17 @@ absl::Status TrainingRun::Resume() {
   const auto checkpoints = ListCheckpoints(CheckpointDirectory());
   const std::string last = checkpoints.ok() && !checkpoints->empty() ? checkpoints->back() : "";
   if (!last.empty()) RETURN_IF_ERROR(AgreeOnStatus(world_, Restore(last)));
+  RETURN_IF_ERROR(AgreeOnStatus(world_, CheckStages()));
   RETURN_IF_ERROR(AgreeOnStatus(world_, PrepareDirectory()));
   if (!last.empty()) LogInfo(absl::StrCat("going on from ", last));
+  return absl::OkStatus();
+}
+
+// A stage that does not fit the model is told of now, not when the stages before it are done.
+absl::Status TrainingRun::CheckStages() const {
+  for (auto index = static_cast<size_t>(progress_.stage); index < recipe_.stages.size(); ++index) {
+    RETURN_IF_ERROR(StageModelConfig(weights_.config, recipe_.stages[index]).status());
+  }
   return absl::OkStatus();
 }
 
@@ -455,7 +466,9 @@ absl::StatusOr<RunEnd> TrainingRun::Run() {
   }
   LogInfo(absl::StrCat("done: ", progress_.tokens, " tokens in ", progress_.global_step, " steps, ",
                        recipe_.run_directory));
-  return RunEnd::kFinished;
+  // Asked to stop in the last step: nothing is left of this run, but of the road it is part of.
+  ASSIGN_OR_RETURN(const bool stop, stop_.AnyRankAsked(world_));
+  return stop ? RunEnd::kStopped : RunEnd::kFinished;
 }
 
 }  // namespace
