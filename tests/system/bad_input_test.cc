@@ -33,38 +33,38 @@ class BadInputTest : public testing::Test {
  protected:
   // Made once: tokens.h5, base (a run), candidates.ckpt, hybrid.ckpt, hf (exported), select.yaml.
   static void SetUpTestSuite() {
-    road_ = std::make_unique<TinyRoad>();
-    road_->MakeHybrid();
-    road_->Succeed({"export", "base", "--out", "hf", "--dtype", "fp32"});
+    road = std::make_unique<TinyRoad>();
+    road->MakeHybrid();
+    road->Succeed({"export", "base", "--out", "hf", "--dtype", "fp32"});
     // Nothing of these tests depends on which machine runs them: a writable place for mistakes.
-    fs::create_directory(road_->Path("work"));
+    fs::create_directory(road->Path("work"));
   }
-  static void TearDownTestSuite() { road_.reset(); }
+  static void TearDownTestSuite() { road.reset(); }
 
   void TearDown() override {
-    fs::remove_all(road_->Path("work"));
-    fs::create_directory(road_->Path("work"));
+    fs::remove_all(road->Path("work"));
+    fs::create_directory(road->Path("work"));
   }
 
-  static std::string Path(const std::string& name) { return road_->Path(name); }
+  static std::string Path(const std::string& name) { return road->Path(name); }
   static void Copy(const std::string& from, const std::string& to) {
     fs::copy(Path(from), Path(to), fs::copy_options::recursive);
   }
 
   // The program must fail with one line that holds all of `parts`, and change nothing.
   static void ExpectRefused(const Launch& launch, const std::vector<std::string>& parts) {
-    const auto before = Snapshot(road_->directory());
+    const auto before = Snapshot(road->directory());
     const Outcome outcome = RunProgram(launch);
     EXPECT_FALSE(outcome.timed_out) << outcome;
     EXPECT_GT(outcome.exit_code, 0) << outcome;
     const std::vector<std::string> lines = outcome.ErrorLines();
     ASSERT_EQ(lines.size(), 1u) << outcome;
     for (const std::string& part : parts) EXPECT_THAT(outcome.errors, HasSubstr(part));
-    EXPECT_EQ(Snapshot(road_->directory()), before);
+    EXPECT_EQ(Snapshot(road->directory()), before);
   }
   static void ExpectRefused(const std::vector<std::string>& arguments,
                             const std::vector<std::string>& parts, int ranks = 1) {
-    ExpectRefused(road_->MakeLaunch(arguments, ranks), parts);
+    ExpectRefused(road->MakeLaunch(arguments, ranks), parts);
   }
 
   static void ExpectRecipeRefused(const std::string& text, const std::vector<std::string>& parts,
@@ -82,10 +82,10 @@ class BadInputTest : public testing::Test {
 
   static constexpr char kShard[] = "work/copy.ckpt/shard-00000-of-00001.h5";
 
-  static std::unique_ptr<TinyRoad> road_;
+  static std::unique_ptr<TinyRoad> road;
 };
 
-std::unique_ptr<TinyRoad> BadInputTest::road_;
+std::unique_ptr<TinyRoad> BadInputTest::road;
 
 TEST_F(BadInputTest, TruncatedSafetensors) {
   Copy("hf", "work/hf");
@@ -239,7 +239,7 @@ TEST_F(BadInputTest, TrainingOnDamagedTokensEndsOnEveryRank) {
             absl::StrReplaceAll(RecipeWith("tokens.h5", "work/t.h5"),
                                 {{"directory: base", "directory: work/run"}}));
   for (const int ranks : {1, 2}) {
-    const Outcome outcome = road_->Run({"train", "work/bad.yaml"}, ranks);
+    const Outcome outcome = road->Run({"train", "work/bad.yaml"}, ranks);
     EXPECT_FALSE(outcome.timed_out) << outcome;
     EXPECT_GT(outcome.exit_code, 0) << outcome;
     ASSERT_EQ(outcome.ErrorLines().size(), 1u) << outcome;
@@ -293,7 +293,7 @@ TEST_F(BadInputTest, ARunWhoseLastCheckpointIsDamagedIsNotBegunAnew) {
 TEST_F(BadInputTest, FullDisk) {
   const auto expect_full = [&](const std::vector<std::string>& arguments, int64_t bytes,
                                const std::string& part) {
-    Launch launch = road_->MakeLaunch(arguments);
+    Launch launch = road->MakeLaunch(arguments);
     launch.largest_file = bytes;
     ExpectRefused(launch, {part});
   };
@@ -301,9 +301,9 @@ TEST_F(BadInputTest, FullDisk) {
   expect_full({"import", "hf", "--out", "work/x.ckpt"}, 1 << 10, "work/x.ckpt");
   expect_full({"convert", "base", "--all", "--out", "work/x.ckpt"}, 64 << 10, "work/x.ckpt");
   expect_full({"export", "base", "--out", "work/hf"}, 16 << 10, "work/hf");
-  expect_full(
-      {"tokenize", SALAMANDER_SOURCE_DIR "/kernels/base", "--pattern", "*.h", "--out", "work/t.h5"},
-      4 << 10, "work/t.h5");
+  expect_full({"tokenize", TinyRoad::TextFolder(), "--pattern", TinyRoad::TextPattern(), "--out",
+               "work/t.h5"},
+              4 << 10, "work/t.h5");
 }
 
 TEST_F(BadInputTest, FullDiskLeavesARunItsLastCheckpoint) {
@@ -320,7 +320,7 @@ TEST_F(BadInputTest, FullDiskLeavesARunItsLastCheckpoint) {
     mixture: {text: 1}
 evaluation:)"}}));
   const auto before = Snapshot(Path("work/run/checkpoints"));
-  Launch launch = road_->MakeLaunch({"train", "work/more.yaml"});
+  Launch launch = road->MakeLaunch({"train", "work/more.yaml"});
   launch.largest_file = 64 << 10;
   const Outcome outcome = RunProgram(launch);
   EXPECT_GT(outcome.exit_code, 0) << outcome;
@@ -328,7 +328,7 @@ evaluation:)"}}));
   EXPECT_THAT(outcome.ErrorLines()[0], HasSubstr("work/run/checkpoints/"));
   EXPECT_EQ(Snapshot(Path("work/run/checkpoints")), before);
   // With room again the run goes on.
-  const Outcome again = road_->Succeed({"train", "work/more.yaml"});
+  const Outcome again = road->Succeed({"train", "work/more.yaml"});
   EXPECT_THAT(again.errors, HasSubstr("going on from work/run/checkpoints/step-00000008"));
 }
 

@@ -27,11 +27,8 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr double kPatience = 10.0;
-#else
-constexpr double kPatience = 1.0;
-#endif
+// Sanitized programs take about ten times as long.
+constexpr double kPatience = SALAMANDER_TEST_PATIENCE;
 
 // Sleeps between two looks at a child.
 constexpr auto kPause = std::chrono::milliseconds(2);
@@ -125,7 +122,8 @@ Program::Program(const Launch& launch) : launch_(launch) {
   errors_path_ = base + ".err";
   std::vector<std::string> command;
   if (launch.ranks > 1) {
-    command = {SALAMANDER_SOURCE_DIR "/scripts/mpirun_local", "-n", std::to_string(launch.ranks)};
+    command = {std::string(SALAMANDER_SOURCE_DIR) + "/scripts/mpirun_local", "-n",
+               std::to_string(launch.ranks)};
   }
   command.emplace_back(SALAMANDER_PROGRAM);
   command.insert(command.end(), launch.arguments.begin(), launch.arguments.end());

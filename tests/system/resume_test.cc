@@ -128,15 +128,15 @@ int64_t PartialsIn(const std::string& directory) {
 class ResumeTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    road_ = std::make_unique<TinyRoad>();
-    road_->MakeHybrid();
-    for (const int ranks : {1, 2}) road_->Succeed(Train(Reference(ranks)), ranks);
+    road = std::make_unique<TinyRoad>();
+    road->MakeHybrid();
+    for (const int ranks : {1, 2}) road->Succeed(Train(Reference(ranks)), ranks);
   }
-  static void TearDownTestSuite() { road_.reset(); }
+  static void TearDownTestSuite() { road.reset(); }
 
   // Writes the recipe of a run and gives the command that trains it.
   static std::vector<std::string> Train(const std::string& run) {
-    WriteText(road_->Path(run + ".yaml"), absl::StrReplaceAll(kRecipe, {{"RUN", run}}));
+    WriteText(road->Path(run + ".yaml"), absl::StrReplaceAll(kRecipe, {{"RUN", run}}));
     return {"train", run + ".yaml"};
   }
   // The run that nothing interrupts.
@@ -144,13 +144,13 @@ class ResumeTest : public testing::Test {
 
   // Until the run has logged so many lines more than before, or has ended.
   static void AwaitLines(Program& program, const std::string& run, int64_t lines) {
-    const std::string path = road_->Path(run + "/metrics.jsonl");
+    const std::string path = road->Path(run + "/metrics.jsonl");
     while (program.IsRunning() && LinesOf(path) < lines)
       std::this_thread::sleep_for(std::chrono::microseconds(200));
   }
 
   static void ExpectAsReference(const std::string& run, int ranks) {
-    const std::string actual = road_->Path(run), expected = road_->Path(Reference(ranks));
+    const std::string actual = road->Path(run), expected = road->Path(Reference(ranks));
     ExpectSameTensors(actual + kLastCheckpoint, expected + kLastCheckpoint);
     EXPECT_EQ(MetricsOf(actual), MetricsOf(expected));
     EXPECT_EQ(PartialsIn(actual + "/checkpoints"), 0);
@@ -164,11 +164,11 @@ class ResumeTest : public testing::Test {
     const unsigned seed = device();
     SCOPED_TRACE("seed " + std::to_string(seed));
     std::mt19937 random(seed);
-    const std::string log = road_->Path(run + "/metrics.jsonl");
+    const std::string log = road->Path(run + "/metrics.jsonl");
     const auto command = Train(run);
     int interrupted = 0;
     for (int attempt = 0; attempt < (ranks == 1 ? 8 : 3); ++attempt) {
-      Program program(road_->MakeLaunch(command, ranks));
+      Program program(road->MakeLaunch(command, ranks));
       const int64_t more = static_cast<int64_t>(random() % 12);
       if (more > 0) AwaitLines(program, run, LinesOf(log) + more);
       std::this_thread::sleep_for(std::chrono::microseconds(random() % 20000));
@@ -182,39 +182,39 @@ class ResumeTest : public testing::Test {
       ASSERT_FALSE(outcome.timed_out) << outcome;
     }
     EXPECT_GT(interrupted, 0);
-    road_->Succeed(command, ranks);
+    road->Succeed(command, ranks);
     ExpectAsReference(run, ranks);
   }
 
   // Asks the run to stop in the middle, checks that it says so and saved, lets it end and compares.
   static void StopAndCompare(const std::string& run, int ranks, int signal) {
     const auto command = Train(run);
-    Program program(road_->MakeLaunch(command, ranks));
+    Program program(road->MakeLaunch(command, ranks));
     AwaitLines(program, run, 8);
     program.Signal(signal);
     const Outcome outcome = program.Wait();
     EXPECT_EQ(outcome.exit_code, 0) << outcome;
     EXPECT_NE(outcome.errors.find("stopped as asked"), std::string::npos) << outcome;
     // Nothing that was logged is lost: the last step has a checkpoint.
-    const auto checkpoints = ListCheckpoints(road_->Path(run + "/checkpoints"));
+    const auto checkpoints = ListCheckpoints(road->Path(run + "/checkpoints"));
     ASSERT_TRUE(checkpoints.ok()) << checkpoints.status();
-    const auto last = nlohmann::json::parse(MetricsOf(road_->Path(run)).back());
+    const auto last = nlohmann::json::parse(MetricsOf(road->Path(run)).back());
     EXPECT_EQ(fs::path(checkpoints->back()).filename(),
               CheckpointName(last.at("step").get<int64_t>()));
     EXPECT_LT(last.at("step").get<int64_t>(), kSteps);
-    const auto metrics = MetricsOf(road_->Path(run));
+    const auto metrics = MetricsOf(road->Path(run));
 
-    const Outcome rest = road_->Succeed(command, ranks);
+    const Outcome rest = road->Succeed(command, ranks);
     EXPECT_NE(rest.errors.find("going on from " + run + "/checkpoints/"), std::string::npos);
-    const auto all = MetricsOf(road_->Path(run));
+    const auto all = MetricsOf(road->Path(run));
     EXPECT_TRUE(std::equal(metrics.begin(), metrics.end(), all.begin()));
     ExpectAsReference(run, ranks);
   }
 
-  static std::unique_ptr<TinyRoad> road_;
+  static std::unique_ptr<TinyRoad> road;
 };
 
-std::unique_ptr<TinyRoad> ResumeTest::road_;
+std::unique_ptr<TinyRoad> ResumeTest::road;
 
 TEST_F(ResumeTest, KilledAtRandomMomentsOneRankEndsBitwiseTheSame) {
   KillAndCompare("killed", 1, true);
@@ -249,8 +249,8 @@ TEST_F(ResumeTest, KilledWhileACheckpointIsWrittenNothingIsLostAndLeftoversGo) {
   const auto command = Train(run);
   int caught = 0;
   for (int attempt = 0; attempt < 20 && caught < 3; ++attempt) {
-    Program program(road_->MakeLaunch(command));
-    const std::string checkpoints = road_->Path(run + "/checkpoints");
+    Program program(road->MakeLaunch(command));
+    const std::string checkpoints = road->Path(run + "/checkpoints");
     // A leftover of the attempt before goes first, then the next one is this attempt's.
     AwaitLines(program, run, 1);
     while (program.IsRunning() && PartialsIn(checkpoints) == 0)
@@ -260,16 +260,16 @@ TEST_F(ResumeTest, KilledWhileACheckpointIsWrittenNothingIsLostAndLeftoversGo) {
     if (PartialsIn(checkpoints) > 0) ++caught;
   }
   EXPECT_GT(caught, 0);
-  road_->Succeed(command);
+  road->Succeed(command);
   ExpectAsReference(run, 1);
 }
 
 TEST_F(ResumeTest, AFinishedRunSaysSoAndChangesNothing) {
   const std::string run = Reference(1);
-  const auto before = Snapshot(road_->Path(run));
-  const Outcome outcome = road_->Succeed(Train(run));
+  const auto before = Snapshot(road->Path(run));
+  const Outcome outcome = road->Succeed(Train(run));
   EXPECT_NE(outcome.errors.find("done"), std::string::npos) << outcome;
-  EXPECT_EQ(Snapshot(road_->Path(run)), before);
+  EXPECT_EQ(Snapshot(road->Path(run)), before);
 }
 
 }  // namespace

@@ -48,8 +48,11 @@ TinyRoad::TinyRoad() {
   WriteText(Path("model.yaml"), kShape);
   WriteText(Path("sparse.yaml"), kSparse);
   WriteText(Path("base.yaml"), kBaseRecipe);
-  Succeed({"tokenize", SALAMANDER_SOURCE_DIR "/kernels/base", "--pattern", "*.h", "--out",
-           "tokens.h5"});
+  Succeed({"tokenize", TextFolder(), "--pattern", TextPattern(), "--out", "tokens.h5"});
+}
+
+std::string TinyRoad::TextFolder() {
+  return std::string(SALAMANDER_SOURCE_DIR) + "/kernels/base";
 }
 
 Launch TinyRoad::MakeLaunch(const std::vector<std::string>& arguments, int ranks) const {

@@ -24,6 +24,10 @@ class TinyRoad {
   Outcome Succeed(const std::vector<std::string>& arguments, int ranks = 1) const;
   Launch MakeLaunch(const std::vector<std::string>& arguments, int ranks = 1) const;
 
+  // A folder of this repository with a few short texts, and the pattern of their names.
+  static std::string TextFolder();
+  static const char* TextPattern() { return "*.h"; }
+
   // base (a trained run), candidates.ckpt and hybrid.ckpt.
   void MakeHybrid() const;
 

@@ -156,18 +156,18 @@ class WholeRoad {
 
 class WholeRoadTest : public testing::Test {
  protected:
-  static void SetUpTestSuite() { road_ = std::make_unique<WholeRoad>(1); }
-  static void TearDownTestSuite() { road_.reset(); }
+  static void SetUpTestSuite() { road = std::make_unique<WholeRoad>(1); }
+  static void TearDownTestSuite() { road.reset(); }
 
-  static std::string Path(const std::string& name) { return road_->Path(name); }
+  static std::string Path(const std::string& name) { return road->Path(name); }
   static std::string LastCheckpoint(const std::string& run) {
     return ListCheckpoints(Path(run + "/checkpoints"))->back();
   }
 
-  static std::unique_ptr<WholeRoad> road_;
+  static std::unique_ptr<WholeRoad> road;
 };
 
-std::unique_ptr<WholeRoad> WholeRoadTest::road_;
+std::unique_ptr<WholeRoad> WholeRoadTest::road;
 
 TEST_F(WholeRoadTest, ExportAndImportGiveTheSameBits) {
   EXPECT_TRUE(fs::exists(Path("base_hf/model.safetensors.index.json")));
@@ -208,17 +208,17 @@ TEST_F(WholeRoadTest, TheStoredScoresGiveTheSameListAgain) {
   WriteText(Path("replay.yaml"),
             "scorer: halo_ratio\nkeep_count: 2\nforce_first: false\nscores: keep_scores.csv\n"
             "layer_count: 4\n");
-  const Outcome replayed = road_->Step({"select", "replay.yaml", "--out", "replayed.yaml"});
-  EXPECT_EQ(KeptIn(replayed), KeptIn(road_->selected()));
+  const Outcome replayed = road->Step({"select", "replay.yaml", "--out", "replayed.yaml"});
+  EXPECT_EQ(KeptIn(replayed), KeptIn(road->selected()));
   EXPECT_THAT(KeptIn(replayed), testing::EndsWith(", 3"));  // forced
 }
 
 TEST_F(WholeRoadTest, TheHybridKeepsTheSelectedLayers) {
-  const std::string kept = KeptIn(road_->selected());
+  const std::string kept = KeptIn(road->selected());
   ASSERT_NE(kept, "");
-  EXPECT_THAT(road_->Step({"inspect", "hybrid.ckpt", "--verify"}).output,
+  EXPECT_THAT(road->Step({"inspect", "hybrid.ckpt", "--verify"}).output,
               HasSubstr("softmax layers: " + kept + " "));
-  EXPECT_THAT(road_->Step({"inspect", "again.ckpt"}).output,
+  EXPECT_THAT(road->Step({"inspect", "again.ckpt"}).output,
               HasSubstr("softmax layers: " + kept + " "));
   const std::string report = ReadText(Path("hybrid.ckpt/metadata/parity.txt"));
   for (const char* part : {"KL of the whole model", "cosine", "dropped", "copied"})
@@ -226,28 +226,28 @@ TEST_F(WholeRoadTest, TheHybridKeepsTheSelectedLayers) {
 }
 
 TEST_F(WholeRoadTest, TrainingImprovesTheConvertedModel) {
-  const json converted = road_->Evaluate("hybrid.ckpt"), trained = road_->Evaluate("hybrid");
+  const json converted = road->Evaluate("hybrid.ckpt"), trained = road->Evaluate("hybrid");
   EXPECT_LT(trained.at("loss").get<double>(), converted.at("loss").get<double>());
   for (const char* key : {"recall_accuracy_64", "recall_accuracy_128", "recall_probability_128"})
     EXPECT_TRUE(trained.contains(key)) << key;
   // The same weights, exported and imported, score the same.
-  EXPECT_EQ(road_->Evaluate("again.ckpt").at("loss"), trained.at("loss"));
+  EXPECT_EQ(road->Evaluate("again.ckpt").at("loss"), trained.at("loss"));
   EXPECT_GT(trained.at("kl_to_teacher").get<double>(), 1e-4);
   // To itself the base has no distance.
-  EXPECT_NEAR(road_->Evaluate("base").at("kl_to_teacher").get<double>(), 0.0, 1e-6);
+  EXPECT_NEAR(road->Evaluate("base").at("kl_to_teacher").get<double>(), 0.0, 1e-6);
 }
 
 TEST_F(WholeRoadTest, GenerationIsDeterministic) {
   const std::vector<std::string> greedy = {"generate", "hybrid",           "--prompt",
                                            "#include", "--max-new-tokens", "80"};
-  const std::string first = road_->Step(greedy).output;
+  const std::string first = road->Step(greedy).output;
   EXPECT_EQ(first.rfind("#include", 0), 0u);
-  EXPECT_EQ(road_->Step(greedy).output, first);
+  EXPECT_EQ(road->Step(greedy).output, first);
 
   const auto sample = [&](const std::string& seed) {
     std::vector<std::string> arguments = greedy;
     arguments.insert(arguments.end(), {"--temperature", "1", "--seed", seed});
-    return road_->Step(arguments).output;
+    return road->Step(arguments).output;
   };
   EXPECT_EQ(sample("1"), sample("1"));
   EXPECT_NE(sample("1"), sample("2"));
