@@ -1,5 +1,8 @@
 #include "trainer/run/stage_data.h"
 
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +22,11 @@ constexpr int32_t kFirstPlainId = 264;
 // Distinct keys, and as many values: few enough that a small share of the training tokens shows
 // each often.
 constexpr int32_t kRecallIds = 32;
+
+bool IsSameFile(const std::string& a, const std::string& b) {
+  std::error_code ignored;
+  return a == b || std::filesystem::equivalent(a, b, ignored);
+}
 
 SourcePosition PositionOf(const std::map<std::string, SourcePosition>& positions,
                           const std::string& name) {
@@ -72,6 +80,14 @@ absl::Status RunData::OpenSource(const std::string& name, const SourceConfig& so
   return absl::OkStatus();
 }
 
+SplitOptions RunData::TrainingSplit(const std::string& path) const {
+  double fraction = 0.0;
+  for (const auto& [name, source] : recipe_.data) {
+    if (IsSameFile(source.path, path)) fraction = std::max(fraction, source.held_out);
+  }
+  return HeldOutSplit(fraction);
+}
+
 absl::StatusOr<std::unique_ptr<SequenceStream>> RunData::MakeStream(
     const std::string& name, const StageConfig& stage, const Lane& lane,
     const SourcePosition& start) const {
@@ -83,7 +99,7 @@ absl::StatusOr<std::unique_ptr<SequenceStream>> RunData::MakeStream(
         std::unique_ptr<SequenceStream> stream,
         TokenSequences::Create(file, {.sequence_length = stage.sequence_length,
                                       .keep_documents_whole = stage.keep_documents_whole,
-                                      .split = HeldOutSplit(source.held_out),
+                                      .split = TrainingSplit(source.path),
                                       .seed = seed,
                                       .start = start,
                                       .lane = lane}));
@@ -104,7 +120,7 @@ absl::StatusOr<std::unique_ptr<SequenceStream>> RunData::MakeStream(
                                              .between = between,
                                              .after = after,
                                              .ids = {first, static_cast<int32_t>(vocabulary_)},
-                                             .split = HeldOutSplit(source.held_out),
+                                             .split = TrainingSplit(source.path),
                                              .part = DataSplit::kTraining,
                                              .seed = seed}));
   }

@@ -50,6 +50,9 @@ class RunData {
   };
 
   RunData() = default;
+  // What training leaves out of a file: the largest part that any source of the run holds out of
+  // it. Smaller parts lie inside larger ones.
+  SplitOptions TrainingSplit(const std::string& path) const;
   std::vector<Component> ComponentsOf(const StageConfig& stage) const;
   absl::Status OpenSource(const std::string& name, const SourceConfig& source);
   absl::StatusOr<std::unique_ptr<SequenceStream>> MakeStream(const std::string& name,
