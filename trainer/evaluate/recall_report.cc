@@ -26,18 +26,4 @@ absl::StatusOr<std::vector<RecallRow>> MeasureRecall(const Scored& scored,
   return rows;
 }
 
-TokenScores RecallAtLength(const std::vector<RecallRow>& rows, int64_t length) {
-  TokenScores sum;
-  for (const RecallRow& row : rows) {
-    if (row.cell.length != length) continue;
-    sum.weight += row.scores.weight;
-    sum.loss_sum += row.scores.loss_sum;
-    sum.probability_sum += row.scores.probability_sum;
-    sum.correct_sum += row.scores.correct_sum;
-    sum.samples += row.scores.samples;
-    sum.solved += row.scores.solved;
-  }
-  return sum;
-}
-
 }  // namespace salamander

@@ -1,4 +1,4 @@
-// Recall by length and depth: the share of samples whose every answer is right.
+// Recall by length and depth: how many of the answers are right, and how probable they are.
 #ifndef TRAINER_EVALUATE_RECALL_REPORT_H_
 #define TRAINER_EVALUATE_RECALL_REPORT_H_
 
@@ -20,9 +20,6 @@ struct RecallRow {
 absl::StatusOr<std::vector<RecallRow>> MeasureRecall(const Scored& scored,
                                                      const RecallEvaluation& evaluation,
                                                      Communicator& ranks);
-
-// All rows of one length together.
-TokenScores RecallAtLength(const std::vector<RecallRow>& rows, int64_t length);
 
 }  // namespace salamander
 

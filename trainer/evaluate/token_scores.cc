@@ -29,19 +29,15 @@ absl::Status AddStream(const Scored& scored, PackedStream& stream, TokenScores& 
                   .token_losses = losses,
                   .predictions = predictions,
                   .loss_sum = &loss}));
-  bool all_right = true;
   for (int64_t row = 0; row < stream.size(); ++row) {
     const auto weight = static_cast<double>(stream.loss_weights[static_cast<size_t>(row)]);
     if (weight == 0.0) continue;
     const bool right = predictions.data<int32_t>()[row] == stream.targets[static_cast<size_t>(row)];
-    all_right = all_right && right;
     scores.weight += weight;
     scores.probability_sum += weight * std::exp(-static_cast<double>(losses.data<float>()[row]));
     scores.correct_sum += right ? weight : 0.0;
   }
   scores.loss_sum += loss;
-  scores.samples += 1.0;
-  scores.solved += all_right ? 1.0 : 0.0;
   return absl::OkStatus();
 }
 
@@ -61,14 +57,14 @@ absl::StatusOr<TokenScores> ScoreStreams(const Scored& scored, const StreamAt& s
                                          int64_t count, Communicator& ranks) {
   const auto share = ScoreShare(scored, stream_at, count, ranks);
   RETURN_IF_ERROR(AgreeOnStatus(ranks, share.status()));
-  std::array<double, 6> sums = {share->weight,      share->loss_sum, share->probability_sum,
-                                share->correct_sum, share->samples,  share->solved};
+  std::array<double, 4> sums = {share->weight, share->loss_sum, share->probability_sum,
+                                share->correct_sum};
   RETURN_IF_ERROR(ranks.AllReduceSum(absl::MakeSpan(sums)));
   if (!(sums[0] > 0)) {
     return absl::FailedPreconditionError(
         "the evaluation set has no target to score; check its loss masks and its length");
   }
-  return TokenScores{sums[0], sums[1], sums[2], sums[3], sums[4], sums[5]};
+  return TokenScores{sums[0], sums[1], sums[2], sums[3]};
 }
 
 }  // namespace salamander

@@ -20,13 +20,10 @@ struct TokenScores {
   double loss_sum = 0.0;         // weighted cross-entropy, nats
   double probability_sum = 0.0;  // weighted probability of the target
   double correct_sum = 0.0;      // weight of the rows whose largest logit is the target
-  double samples = 0.0;          // streams
-  double solved = 0.0;           // streams whose every weighted row is right
 
   double loss() const { return loss_sum / weight; }
   double probability() const { return probability_sum / weight; }
   double accuracy() const { return correct_sum / weight; }
-  double solved_share() const { return solved / samples; }
 };
 
 struct Scored {
