@@ -2,8 +2,8 @@
 // the same directory, is synced, and is renamed to its final name by Commit; a writer that fails
 // or dies before that leaves whatever stood under the final name as it was.
 //
-// The temporary name is ".NAME.partial-HOST-PID-START" (START: the writer's start in clock ticks
-// since boot), so that a later process on the same machine can tell that the writer is dead.
+// The temporary name is ".NAME.partial-HOST-PID-START-SEQUENCE" (START: the writer's start in clock
+// ticks since boot), so that a later process on the same machine can tell that the writer is dead.
 #ifndef DATA_STORAGE_ATOMIC_PATH_H_
 #define DATA_STORAGE_ATOMIC_PATH_H_
 

@@ -15,7 +15,7 @@
 namespace salamander {
 namespace {
 
-// Stops after so many bytes of text; a document that would pass them is the first not read.
+// Stops after so many bytes of text; the document that reaches them is the last, and whole.
 class LimitedReader : public DocumentReader {
  public:
   LimitedReader(std::unique_ptr<DocumentReader> reader, int64_t max_bytes)

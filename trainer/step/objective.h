@@ -1,12 +1,15 @@
 // What a stage minimises. One call takes one packed stream through forward, loss and backward, adds
 // the gradients of gradient_scale * loss to those of the trainable parameters, and says what the
 // loss was.
-//   language model   sum of w_t * cross-entropy of the next token
-//   distillation     sum over every real token of KL(teacher || student) at temperature 1 (arXiv
-//   2601.22156 eq. 10) alignment        sum over every real token of the candidates' squared error
-//   against their layers' own mixers, averaged
-//                    over layers and channels; the teacher's outputs flow on (arXiv 2601.22156 eq.
-//                    7)
+//
+//   language model  sum of w_t * cross-entropy of the next token
+//
+//   distillation    sum over every real token of KL(teacher || student) at temperature 1
+//                   (arXiv 2601.22156 eq. 10)
+//
+//   alignment       sum over every real token of the candidates' squared error against their
+//                   layers' own mixers, averaged over layers and channels; the teacher's
+//                   outputs flow on (arXiv 2601.22156 eq. 7)
 #ifndef TRAINER_STEP_OBJECTIVE_H_
 #define TRAINER_STEP_OBJECTIVE_H_
 
