@@ -257,6 +257,10 @@ std::string SentencePieceModelOf(absl::string_view serialized) {
   return is_sentencepiece ? std::string(rest) : "";
 }
 
+bool IsIdTokenizer(absl::string_view serialized) {
+  return absl::StartsWith(serialized, absl::StrCat(kHeader, kIds, "\n"));
+}
+
 absl::StatusOr<std::vector<std::vector<int32_t>>> EncodeAll(const Tokenizer& tokenizer,
                                                             absl::Span<const std::string> texts) {
   const int64_t count = static_cast<int64_t>(texts.size());

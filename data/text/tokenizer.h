@@ -60,6 +60,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> DeserializeTokenizer(absl::string_vie
 // The .model file inside the serialized form of a SentencePiece tokenizer; empty for other kinds.
 std::string SentencePieceModelOf(absl::string_view serialized);
 
+// Whether the serialized form is that of ids made elsewhere, which says nothing of their text.
+bool IsIdTokenizer(absl::string_view serialized);
+
 // Encodes texts on all OpenMP threads; result i belongs to text i.
 absl::StatusOr<std::vector<std::vector<int32_t>>> EncodeAll(const Tokenizer& tokenizer,
                                                             absl::Span<const std::string> texts);

@@ -6,8 +6,6 @@
 #include <optional>
 #include <utility>
 
-#include <unistd.h>
-
 #include "absl/strings/str_cat.h"
 
 #include "data/storage/atomic_path.h"
@@ -51,6 +49,19 @@ struct Beginning {
   Baggage baggage;
 };
 
+// Ids of another tokenizer would pass for the model's own.
+absl::Status CheckTokenizer(const Baggage& baggage, const RunData& data) {
+  const auto found = baggage.find(kTokenizerText);
+  const std::string& of_data = data.serialized_tokenizer();
+  if (found == baggage.end() || found->second == of_data || IsIdTokenizer(found->second) ||
+      IsIdTokenizer(of_data)) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      "the data was made with another tokenizer than the model's; tokenise it with the "
+      "tokenizer.model of the model's HuggingFace folder");
+}
+
 absl::StatusOr<Beginning> BeginningOf(const Recipe& recipe, const RunData& data) {
   if (!recipe.model.from.empty()) {
     ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(recipe.model.from));
@@ -59,6 +70,7 @@ absl::StatusOr<Beginning> BeginningOf(const Recipe& recipe, const RunData& data)
           recipe.model.from, ": a vocabulary of ", loaded.weights.config.vocabulary,
           "; the data has ", data.vocabulary(), " ids, tokenise it with the model's tokenizer"));
     }
+    RETURN_IF_ERROR(Annotate(CheckTokenizer(loaded.baggage, data), recipe.model.from));
     return Beginning{std::move(loaded.weights), std::move(loaded.baggage)};
   }
   ASSIGN_OR_RETURN(ModelConfig config, ReadModelShape(recipe.model.shape));
@@ -92,8 +104,15 @@ class TrainingRun {
   std::string CheckpointDirectory() const {
     return absl::StrCat(recipe_.run_directory, "/checkpoints");
   }
+  // The model's tokenizer. Data made of ready-made ids does not know how text is cut.
+  const std::string& TokenizerText() const {
+    const auto found = baggage_.find(kTokenizerText);
+    return found == baggage_.end() || IsIdTokenizer(found->second) ? data_.serialized_tokenizer()
+                                                                   : found->second;
+  }
   bool is_first() const { return world_.rank() == 0; }
 
+  absl::StatusOr<std::string> LastCheckpoint();
   absl::Status Resume();
   absl::Status CheckStages() const;
   absl::Status Restore(const std::string& path);
@@ -102,6 +121,7 @@ class TrainingRun {
   absl::Status SaveCheckpoint();
 
   absl::StatusOr<std::unique_ptr<Stage>> BeginStage();
+  absl::Status LayOut(Stage& stage);
   absl::StatusOr<bool> RunStage(Stage& stage);  // false: asked to stop
   absl::Status RunStep(Stage& stage);
   absl::Status LogStep(Stage& stage, const StepResult& result, double learning_rate,
@@ -139,6 +159,7 @@ struct TrainingRun::Stage {
   std::unique_ptr<SequenceMixture> sequences;
   std::unique_ptr<HeldOutSequences> held_out;
   std::unique_ptr<RecallEvaluation> recall;
+  std::optional<ParallelContext> parallel;  // once all ranks have begun the stage
   BatchShape batch;
   ProgressDisplay display;
 };
@@ -176,9 +197,23 @@ absl::Status TrainingRun::PrepareDirectory() {
   return absl::OkStatus();
 }
 
+// The one to go on from, as the first rank sees it; empty where there is none yet. A folder that
+// cannot be listed is not an empty one: the run would begin again.
+absl::StatusOr<std::string> TrainingRun::LastCheckpoint() {
+  std::string last;
+  absl::Status status;
+  if (is_first()) {
+    const auto checkpoints = ListCheckpoints(CheckpointDirectory());
+    if (!absl::IsNotFound(checkpoints.status())) status = checkpoints.status();
+    if (checkpoints.ok() && !checkpoints->empty()) last = checkpoints->back();
+  }
+  RETURN_IF_ERROR(AgreeOnStatus(world_, status));
+  ASSIGN_OR_RETURN(const std::vector<std::string> seen, world_.AllGather(last));
+  return seen.front();
+}
+
 absl::Status TrainingRun::Resume() {
-  const auto checkpoints = ListCheckpoints(CheckpointDirectory());
-  const std::string last = checkpoints.ok() && !checkpoints->empty() ? checkpoints->back() : "";
+  ASSIGN_OR_RETURN(const std::string last, LastCheckpoint());
   if (!last.empty()) RETURN_IF_ERROR(AgreeOnStatus(world_, Restore(last)));
   RETURN_IF_ERROR(AgreeOnStatus(world_, CheckStages()));
   RETURN_IF_ERROR(AgreeOnStatus(world_, PrepareDirectory()));
@@ -248,7 +283,7 @@ absl::Status TrainingRun::SaveCheckpoint() {
   Baggage texts = baggage_;
   texts[kModelText] = ModelConfigToJson(model_config_);
   texts[kBaseModelText] = ModelConfigToJson(weights_.config);
-  texts[kTokenizerText] = data_.serialized_tokenizer();
+  texts[kTokenizerText] = TokenizerText();
   texts[kRecipeText] = RecipeText(recipe_);
   texts[kProgressText] = ProgressText(progress_);
   RETURN_IF_ERROR(
@@ -291,6 +326,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun::Stage>> TrainingRun::BeginStage() {
       .sequences = nullptr,
       .held_out = nullptr,
       .recall = nullptr,
+      .parallel = std::nullopt,
       .batch = {.sequences = config.sequences_per_batch(),
                 .sequences_per_micro = micro_tokens / config.sequence_length},
       .display = ProgressDisplay(config.name, is_first(), recipe_.log_every_steps)});
@@ -308,6 +344,15 @@ absl::StatusOr<std::unique_ptr<TrainingRun::Stage>> TrainingRun::BeginStage() {
   return stage;
 }
 
+// Divides the ranks as the stage asks.
+absl::Status TrainingRun::LayOut(Stage& stage) {
+  ASSIGN_OR_RETURN(const MeshShape shape,
+                   FitMesh(world_.size(), static_cast<int>(stage.config.context_parallel),
+                           static_cast<int>(stage.config.tensor_parallel)));
+  ASSIGN_OR_RETURN(stage.parallel, ParallelContext::Create(world_, shape));
+  return absl::OkStatus();
+}
+
 absl::Status TrainingRun::RunStep(Stage& stage) {
   SetLogPosition({.rank = GetLogPosition().rank,
                   .stage = static_cast<int>(progress_.stage),
@@ -316,7 +361,7 @@ absl::Status TrainingRun::RunStep(Stage& stage) {
       LearningRateAt(stage.config.ScheduleInSteps(), progress_.stage_step, stage.config.steps());
   const auto start = std::chrono::steady_clock::now();
   const StepResources resources{.execution = execution_,
-                                .data_ranks = world_,
+                                .data_ranks = stage.parallel->data(),
                                 .weights = weights_.buffer,
                                 .gradients = *gradients_,
                                 .gradient_views = stage.gradients,
@@ -436,7 +481,10 @@ absl::StatusOr<bool> TrainingRun::RunStage(Stage& stage) {
     ASSIGN_OR_RETURN(const bool is_late, IsSaveLate());
     if (progress_.stage_step < steps && (stop || is_late || is_due(recipe_.checkpoint.every_steps)))
       RETURN_IF_ERROR(SaveCheckpoint());
-    if (stop && progress_.stage_step < steps) return false;
+    if (stop && progress_.stage_step < steps) {
+      stage.display.Finish();
+      return false;
+    }
   }
   stage.display.Finish();
   return true;
@@ -457,6 +505,7 @@ absl::StatusOr<RunEnd> TrainingRun::Run() {
   while (progress_.stage < static_cast<int64_t>(recipe_.stages.size())) {
     auto stage = BeginStage();
     RETURN_IF_ERROR(AgreeOnStatus(world_, stage.status()));
+    RETURN_IF_ERROR(LayOut(**stage));
     ASSIGN_OR_RETURN(const bool is_done, RunStage(**stage));
     if (!is_done) {
       LogInfo("stopped as asked; the same command goes on from here");

@@ -1,0 +1,84 @@
+#include "trainer/run/training_run.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "data/text/tokenizer.h"
+#include "data/tokens/token_file.h"
+#include "kernels/base/status_macros.h"
+#include "tests/storage/temporary_directory.h"
+#include "trainer/run/model_file.h"
+
+namespace salamander {
+namespace {
+
+using testing::HasSubstr;
+
+// A model whose checkpoint carries a byte tokenizer, and one step of training to go on with.
+class TrainingRunTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    ModelConfig config;
+    config.vocabulary = 300;
+    config.width = 8;
+    config.intermediate = 16;
+    config.max_positions = 64;
+    config.softmax.heads = 2;
+    config.softmax.kv_heads = 1;
+    config.softmax.head_dim = 4;
+    config.layers.resize(1);
+    auto model = ModelWeights::Create(config, DType::kFloat32);
+    ASSERT_TRUE(model.ok()) << model.status();
+    InitializeWeights(config, model->layout, 0, model->buffer);
+    const absl::Status saved =
+        SaveModel(directory_ / "model.ckpt", *model,
+                  {{kTokenizerText, MakeByteTokenizer()->Serialized()}}, *world_);
+    ASSERT_TRUE(saved.ok()) << saved;
+  }
+
+  absl::Status TrainOn(const Tokenizer& tokenizer) {
+    auto writer = TokenFileWriter::Create(directory_ / "data.h5", tokenizer, false);
+    RETURN_IF_ERROR(writer.status());
+    RETURN_IF_ERROR((*writer)->AddDocument(std::vector<int32_t>(100, 7), {}));
+    RETURN_IF_ERROR((*writer)->Finish());
+    Recipe recipe;
+    recipe.name = "test";
+    recipe.run_directory = directory_ / "run";
+    recipe.model.from = directory_ / "model.ckpt";
+    recipe.data["text"] = {.path = directory_ / "data.h5"};
+    recipe.evaluation.sequences = 0;
+    StageConfig stage;
+    stage.name = "lm";
+    stage.sequence_length = stage.batch_tokens = stage.tokens = 32;
+    stage.learning_rate.peak = 1e-3;
+    stage.mixture = {{"text", 1.0}};
+    recipe.stages = {stage};
+    return RunRecipe(recipe, *world_).status();
+  }
+
+  TemporaryDirectory directory_;
+  std::unique_ptr<Communicator> world_ = SingleRankCommunicator();
+};
+
+TEST_F(TrainingRunTest, RefusesIdsOfAnotherTokenizerThanTheModels) {
+  std::string text;
+  for (int line = 0; line < 300; ++line) text += "some words of line " + std::to_string(line) + " ";
+  const auto other = TrainSentencePieceTokenizer({text}, 290);
+  ASSERT_TRUE(other.ok()) << other.status();
+  const absl::Status status = TrainOn(**other);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("another tokenizer than the model's"));
+}
+
+TEST_F(TrainingRunTest, ModelKeepsItsTokenizerThroughTrainingOnReadyMadeIds) {
+  const auto ids = MakeIdTokenizer(264, -1, -1);
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  const absl::Status status = TrainOn(**ids);
+  ASSERT_TRUE(status.ok()) << status;
+  const auto trained = LoadModel(directory_ / "run");
+  ASSERT_TRUE(trained.ok()) << trained.status();
+  EXPECT_EQ(trained->baggage.at(kTokenizerText), MakeByteTokenizer()->Serialized());
+}
+
+}  // namespace
+}  // namespace salamander
