@@ -2,9 +2,9 @@
 // kept whole, so length is not bounded by the vocabulary. The gradient is taken in the same pass.
 //   logits_t = logit_scale * head h_t
 //   cross-entropy   loss = sum_t w_t * (logsumexp(logits_t) - logits_t[target_t])
-//   KL to a teacher loss = sum_t w_t * sum_v p_tv * (log p_tv - log q_tv), p teacher's and q
-//   student's softmax (T = 1) gradients are those of gradient_scale * loss; a row of weight 0 adds
-//   exactly nothing.
+//   KL to a teacher loss = sum_t w_t * sum_v p_tv * (log p_tv - log q_tv)
+// with p the teacher's and q the student's softmax, at temperature 1. Gradients are those of
+// gradient_scale * loss; a row of weight 0 adds exactly nothing.
 #ifndef KERNELS_HEAD_LOSS_H_
 #define KERNELS_HEAD_LOSS_H_
 
@@ -55,6 +55,7 @@ struct HeadLogitsArgs {
   TensorView logits;  // [T, V]
 };
 
+// Fails where the target of a row with a weight lies outside [0, V), naming the row.
 absl::Status HeadCrossEntropy(const ExecutionContext& context, const HeadCrossEntropyArgs& args);
 absl::Status HeadDistillation(const ExecutionContext& context, const HeadDistillationArgs& args);
 

@@ -1,13 +1,13 @@
 // Output head and loss, a chunk of rows at a time: logits by BLAS, one pass for the largest, one
 // for the exponentials and their sum, and the gradient written over them; then two products carry
 // it to the hidden state and the head.
-// Everything here gives the same bits for every number of threads: rows are independent and losses
-// are summed in row order. The products are OpenBLAS's, which divides rows and columns of a result
-// among threads and never a sum; it repeats its bits for equal thread counts, and promises nothing
-// across them.
+// The same bits for every number of threads: rows are independent, losses are summed in row order,
+// and the products are matrix_product.h's, whose tiles do not depend on threads.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+
+#include "absl/strings/str_cat.h"
 
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_ops.h"
@@ -77,14 +77,25 @@ bool IsWanted(const HeadGradients& gradients) {
   return !gradients.d_hidden.empty() || !gradients.d_head.empty();
 }
 
+absl::Status CheckTargets(const HeadCrossEntropyArgs& args) {
+  const int64_t vocabulary = args.head.dim(0);
+  const auto* const targets = args.targets.data<int32_t>();
+  const auto* const weights = args.loss_weights.data<float>();
+  for (int64_t t = 0; t < args.targets.size(); ++t) {
+    if (weights[t] == 0 || (targets[t] >= 0 && targets[t] < vocabulary)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("targets[", t, "]: id ", targets[t], " is outside the head's [0, ", vocabulary,
+                     "); tokenize with the tokenizer that belongs to the model"));
+  }
+  return absl::OkStatus();
+}
+
 // Turns one row of products into its gradient (where `is_gradient_wanted`) and returns its loss.
 template <typename Element>
 double CrossEntropyRow(const HeadCrossEntropyArgs& args, int64_t token, double weight,
                        Element* logits) {
   const int64_t vocabulary = args.head.dim(0);
   const int32_t target = args.targets.data<int32_t>()[token];
-  SALAMANDER_CHECK(target >= 0 && target < vocabulary)
-      << "target " << target << " of row " << token << " in a vocabulary of " << vocabulary;
   const Element largest =
       ScaleAndFindLargest(static_cast<Element>(args.logit_scale), logits, vocabulary);
   if (!args.predictions.empty()) {
@@ -243,6 +254,7 @@ absl::Status Distillation(const ExecutionContext& context, const HeadDistillatio
 }  // namespace
 
 absl::Status HeadCrossEntropy(const ExecutionContext& context, const HeadCrossEntropyArgs& args) {
+  RETURN_IF_ERROR(CheckTargets(args));
   return args.head.dtype() == DType::kFloat64 ? CrossEntropy<double>(context, args)
                                               : CrossEntropy<float>(context, args);
 }
