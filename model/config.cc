@@ -31,18 +31,46 @@ absl::Status CheckHeads(absl::string_view kind, int64_t heads, int64_t kv_heads,
   return absl::OkStatus();
 }
 
-absl::Status CheckRope(const RopeConfig& rope, int64_t head_dim) {
-  if (head_dim % 2 != 0)
-    return Invalid("head_dim", head_dim, "an even number, for RoPE pairs its halves");
-  if (!(rope.theta > 0))
-    return absl::InvalidArgumentError(
-        absl::StrCat("model config: rope.theta is ", rope.theta, "; expected a positive number"));
-  if (rope.scaling != RopeScalingKind::kLongRope) return absl::OkStatus();
+absl::Status InvalidRope(absl::string_view field, double found, absl::string_view expected) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("model config: rope.", field, " is ", found, "; expected ", expected));
+}
+
+absl::Status CheckLongRope(const RopeConfig& rope, int64_t head_dim) {
   for (const auto& [name, factors] : {std::pair("rope.short_factor", &rope.short_factor),
                                       std::pair("rope.long_factor", &rope.long_factor)}) {
     const auto size = static_cast<int64_t>(factors->size());
     if (size != head_dim / 2)
       return Invalid(name, size, absl::StrCat(head_dim / 2, " entries, half of head_dim"));
+  }
+  if (rope.original_max_positions < 2) {
+    return Invalid("rope.original_max_positions", rope.original_max_positions,
+                   "at least 2, for the formula divides by its logarithm");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRope(const RopeConfig& rope, int64_t head_dim) {
+  if (head_dim % 2 != 0)
+    return Invalid("head_dim", head_dim, "an even number, for RoPE pairs its halves");
+  if (!(rope.theta > 0)) return InvalidRope("theta", rope.theta, "a positive number");
+  switch (rope.scaling) {
+    case RopeScalingKind::kNone:
+      return absl::OkStatus();
+    case RopeScalingKind::kLongRope:
+      return CheckLongRope(rope, head_dim);
+    case RopeScalingKind::kLinear:
+    case RopeScalingKind::kLlama3:
+      break;
+  }
+  if (!(rope.factor > 0)) return InvalidRope("factor", rope.factor, "a positive number");
+  if (rope.scaling == RopeScalingKind::kLinear) return absl::OkStatus();
+  if (!(rope.low_frequency_factor > 0)) {
+    return InvalidRope("low_frequency_factor", rope.low_frequency_factor, "a positive number");
+  }
+  if (!(rope.high_frequency_factor > rope.low_frequency_factor)) {
+    return InvalidRope("high_frequency_factor", rope.high_frequency_factor,
+                       absl::StrCat("more than low_frequency_factor ", rope.low_frequency_factor));
   }
   return CheckPositive("rope.original_max_positions", rope.original_max_positions);
 }
@@ -58,9 +86,9 @@ absl::Status CheckSparse(const SparseConfig& sparse) {
         absl::StrCat("half of kernel_size (", sparse.kernel_size, ") and a quarter of block_size (",
                      sparse.block_size, "), as InfLLM-V2 pools"));
   }
-  if (sparse.window_size % sparse.block_size != 0) {
+  if (sparse.window_size < 0 || sparse.window_size % sparse.block_size != 0) {
     return Invalid("sparse.window_size", sparse.window_size,
-                   absl::StrCat("a multiple of block_size ", sparse.block_size));
+                   absl::StrCat("0 or a multiple of block_size ", sparse.block_size));
   }
   if (sparse.init_blocks < 0 || sparse.top_k < sparse.init_blocks + 1) {
     return Invalid("sparse.top_k", sparse.top_k,
