@@ -39,12 +39,13 @@ LayerCache MakeLayerCache(const ModelConfig& config, const LayerConfig& layer,
   return cache;
 }
 
-// An upper bound: keys, values, pooled keys (1/16 + 1/64 of the keys), states, and alignment.
+// An upper bound: keys, values, pooled keys (at most a fine key for each key and a coarse one for
+// every fourth), states, and alignment.
 int64_t CacheBytes(const ModelConfig& config, const CacheShape& shape) {
   const int64_t key_elements = shape.rows * config.softmax.kv_heads * config.softmax.head_dim;
   const int64_t state_elements =
       shape.slots * config.lightning.heads * config.lightning.head_dim * config.lightning.head_dim;
-  const int64_t elements = 3 * key_elements + state_elements;
+  const int64_t elements = 4 * key_elements + state_elements;
   return config.layer_count() *
          (elements * static_cast<int64_t>(SizeOf(shape.dtype)) + 5 * Arena::kAlignment);
 }

@@ -174,6 +174,16 @@ TEST(DecodeTest, PerDocumentRuleStepsEqualTheFullForwardBeyondDenseLength) {
   ExpectDecodingEqualsForward(SparseHybridConfig(DenseRule::kPerDocument, 20), 90, 20);
 }
 
+TEST(DecodeTest, StrideOfOneTokenFitsTheCache) {
+  ModelConfig config = TinyHybridConfig(2, {0, 1});
+  config.softmax.use_sparse = true;
+  config.softmax.sparse.kernel_size = 2;
+  config.softmax.sparse.kernel_stride = 1;
+  config.softmax.sparse.block_size = 4;
+  // Keys enough that alignment does not hide a missing row.
+  EXPECT_TRUE(DecodeCache::Create(config, DType::kFloat64, 2, 4096).ok());
+}
+
 TEST(TransformerTest, FrozenParametersGetNoGradientAndTrainableOnesTheSame) {
   const ModelConfig config = MupConfig();
   TestContext context;
