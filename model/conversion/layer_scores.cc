@@ -209,12 +209,12 @@ absl::StatusOr<std::vector<int64_t>> SelectLayers(absl::Span<const double> score
 absl::StatusOr<std::vector<int64_t>> UniformLayers(int64_t layers,
                                                    const SelectionOptions& options) {
   RETURN_IF_ERROR(ForcedLayers(layers, options).status());
+  if (options.keep_count == 1 && options.force_last) return std::vector<int64_t>{layers - 1};
   std::vector<int64_t> kept;
   const auto count = static_cast<double>(options.keep_count);
   for (int64_t index = 0; index < options.keep_count; ++index) {
-    const double spacing = options.force_last && options.keep_count > 1
-                               ? static_cast<double>(layers - 1) / (count - 1.0)
-                               : static_cast<double>(layers) / count;
+    const double spacing = options.force_last ? static_cast<double>(layers - 1) / (count - 1.0)
+                                              : static_cast<double>(layers) / count;
     kept.push_back(std::llround(std::floor(static_cast<double>(index) * spacing + 1e-9)));
   }
   return kept;

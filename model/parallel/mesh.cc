@@ -1,5 +1,6 @@
 #include "model/parallel/mesh.h"
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -30,12 +31,13 @@ int RankOf(const MeshShape& shape, const MeshCoordinate& coordinate) {
 }
 
 absl::StatusOr<MeshShape> FitMesh(int ranks, int context, int tensor) {
-  if (context < 1 || tensor < 1 || ranks % (context * tensor) != 0) {
+  const int64_t product = int64_t{context} * tensor;
+  if (context < 1 || tensor < 1 || ranks % product != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         "context_parallel ", context, " x tensor_parallel ", tensor, " does not divide the ", ranks,
         " ranks; use a product among ", Divisors(ranks)));
   }
-  return MeshShape{.data = ranks / (context * tensor), .context = context, .tensor = tensor};
+  return MeshShape{.data = static_cast<int>(ranks / product), .context = context, .tensor = tensor};
 }
 
 }  // namespace salamander

@@ -32,6 +32,10 @@ TEST(MeshTest, DataTakesTheRanksThatContextAndTensorLeave) {
   EXPECT_EQ(*FitMesh(1, 1, 1), MeshShape{});
 }
 
+TEST(MeshTest, SizesWhoseProductNoIntHoldsAreRefused) {
+  EXPECT_FALSE(FitMesh(8, 1 << 16, 1 << 16).ok());
+}
+
 TEST(MeshTest, SizesThatDoNotDivideAreRefusedWithThoseThatDo) {
   const std::vector<std::pair<int, int>> refused = {{5, 1}, {1, 8}, {4, 2}, {12, 2}};
   for (const auto& [context, tensor] : refused) {

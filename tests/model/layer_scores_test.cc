@@ -69,6 +69,11 @@ TEST(LayerScoresTest, UniformSpreadsOverTheLayers) {
   EXPECT_THAT(*UniformLayers(12, {.keep_count = 3, .force_last = false}), ElementsAre(0, 4, 8));
 }
 
+TEST(LayerScoresTest, UniformKeepsTheForcedLastLayerWhereItIsTheOnlyOne) {
+  EXPECT_THAT(*UniformLayers(12, {.keep_count = 1, .force_first = false}), ElementsAre(11));
+  EXPECT_THAT(*UniformLayers(1, {.keep_count = 1}), ElementsAre(0));
+}
+
 TEST(LayerScoresTest, RefusesToKeepMoreThanThereAreOrFewerThanForced) {
   const std::vector<double> scores = {1, 2, 3};
   EXPECT_FALSE(SelectLayers(scores, {.keep_count = 4}).ok());
