@@ -1,11 +1,14 @@
 // InfLLM-V2 stage 1: which blocks of keys each query reads. No gradient flows through it.
-//   fine keys    K1[j] = mean K[stride*j .. stride*j + kernel - 1]          coarse keys  K2[c]: 4
-//   times kernel and stride visible      a pooled key whose last token is at a position <= the
-//   query's P[h,j]       = exp(scale * q_h . K1[j] - logsumexp_c(scale * q_h . K2[c]))     over
-//   visible keys; 0 where no K2 is visible S[g,j]       = sum of P over the query heads of KV head
-//   g score[g,b]   = max of S[g,j] over the fine windows that overlap block b (block 64, stride 16:
-//   j = 4b-1 .. 4b+3) forced       b < init_blocks, and the current block with local_blocks before
-//   it (local_blocks + 1 in all)
+//   fine keys    K1[j] = mean K[stride*j .. stride*j + kernel - 1]
+//   coarse keys  K2[c]: the same with 4 times the kernel and 4 times the stride
+//   visible      a pooled key whose last token is at a position <= the query's
+//   P[h,j]       = exp(scale * q_h . K1[j] - logsumexp_c(scale * q_h . K2[c])) over visible keys;
+//                0 where no K2 is visible
+//   S[g,j]       = sum of P over the query heads of KV head g
+//   score[g,b]   = max of S[g,j] over the fine windows that overlap block b
+//                (block 64, stride 16: j = 4b-1 .. 4b+3)
+//   forced       b < init_blocks, and the current block with local_blocks before it
+//                (local_blocks + 1 in all)
 // The selected_blocks best of blocks 0 .. current are taken, forced ones first, then by score,
 // equal scores to the lower index; listed in ascending order. Source: arXiv 2509.24663 sec. 3 and
 // its public kernels, with absolute positions.

@@ -1,10 +1,11 @@
 // Causal linear attention with a fixed decay per head, over segments.
-//   S_t = exp(-slope_h) * S_{t-1} + v_t k_t^T        o_t = scale * S_t q_t        S = its in-slot's
-//   state at a segment's start
-// so that o_t = scale * sum_{j <= t} exp(-slope_h (t - j)) (q_t . k_j) v_j. A stored state is S
-// after the last token, not decayed further. Backward: with dS_t the gradient of S_t,
-//   dS_t += scale * do_t q_t^T     dq_t = scale * S_t^T do_t     dk_t = dS_t^T v_t     dv_t = dS_t
-//   k_t     dS_{t-1} = exp(-slope) dS_t
+//   S_t = exp(-slope_h) * S_{t-1} + v_t k_t^T        o_t = scale * S_t q_t
+// S starts from its in-slot's state, so that, from zero,
+//   o_t = scale * sum_{j <= t} exp(-slope_h (t - j)) (q_t . k_j) v_j.
+// A stored state is S after the last token, not decayed further. Backward, with dS_t the gradient
+// of S_t and from the last token to the first:
+//   dS_t += scale * do_t q_t^T     dS_{t-1} = exp(-slope_h) dS_t
+//   dq_t = scale * S_t^T do_t      dk_t = dS_t^T v_t      dv_t = dS_t k_t
 // Source: MiniMax-01 (arXiv 2501.08313) sec. 3.2; no layer-dependent factor in MiniCPM-SALA.
 #ifndef KERNELS_LIGHTNING_ATTENTION_H_
 #define KERNELS_LIGHTNING_ATTENTION_H_

@@ -49,9 +49,10 @@ void ParallelFor(int64_t tasks, int64_t elements, const Task& task) {
 // Calls task(begin, end) for consecutive pieces of [0, size).
 template <typename Task>
 void ParallelPieces(int64_t size, const Task& task) {
-  constexpr int64_t kPiece = 8192;
-  ParallelFor(CeilDivide(size, kPiece), size,
-              [&](int64_t piece) { task(piece * kPiece, std::min(size, (piece + 1) * kPiece)); });
+  ParallelFor(CeilDivide(size, kElementsPerPiece), size, [&](int64_t piece) {
+    const int64_t begin = piece * kElementsPerPiece;
+    task(begin, std::min(size, begin + kElementsPerPiece));
+  });
 }
 
 // Receives a sum over rows.

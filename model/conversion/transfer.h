@@ -1,10 +1,9 @@
 // From a full-attention model to the hybrid, in two moves.
 //   1. Beside every softmax mixer a Lightning candidate made of its weights: query and output
-//   projections copied, key and
-//      value projections expanded so that new head h copies old KV head h / (H / Hkv), per-head
-//      norms copied or ones, output norm ones, gate fresh.
+//      projections copied, key and value projections expanded so that new head h copies old KV
+//      head h / (H / Hkv), per-head norms copied or ones, output norm ones, gate fresh.
 //   2. Kept layers stay softmax, lose RoPE (HyPE) and gain an output gate; every other layer takes
-//   its candidate.
+//      its candidate.
 // Embeddings, MLPs, norms, head and muP scales are the teacher's throughout. Source: arXiv
 // 2601.22156 sec. 4.1, 5; 2602.11761.
 #ifndef MODEL_CONVERSION_TRANSFER_H_
