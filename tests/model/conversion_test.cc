@@ -1,4 +1,9 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <set>
+#include <string>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -123,12 +128,64 @@ TEST(TransferTest, RefusesListsThatNameNoLayerOrOneTwice) {
   EXPECT_THAT(CandidateConfig(TinyHybridConfig(3, {0})).status().message(), HasSubstr("lightning"));
 }
 
-TEST(ParityTest, CandidateEqualToItsTeacherHasCosineOne) {
-  // With slope zero, no norms, gates or rotation and one token a document, Lightning and softmax
-  // part only in scale.
+double LargestMagnitude(const TensorView& view) {
+  double largest = 0.0;
+  for (int64_t i = 0; i < view.size(); ++i)
+    largest = std::max(largest, std::abs(static_cast<double>(view.data<float>()[i])));
+  return largest;
+}
+
+TEST(TransferTest, FreshPartsStartAsPublished) {
+  const TinyModel teacher(TinyDenseConfig(2), DType::kFloat32, 5);
+  const auto candidates = AddCandidates(teacher.weights, {});
+  ASSERT_TRUE(candidates.ok());
+  const TestTensor ones = TestTensor::Constant(DType::kFloat32, {8}, 1.0);
+  const TestTensor more_ones = TestTensor::Constant(DType::kFloat32, {32}, 1.0);
+  const auto view = [&](const char* name) { return candidates->model.View(name); };
+  EXPECT_TRUE(BitwiseEqual(view("layers.1.candidate.query_norm.weight"), ones.View()));
+  EXPECT_TRUE(BitwiseEqual(view("layers.1.candidate.key_norm.weight"), ones.View()));
+  EXPECT_TRUE(BitwiseEqual(view("layers.1.candidate.output_norm.weight"), more_ones.View()));
+  // Uniform in +-1/sqrt(C) in Lightning layers, C = 16.
+  const double widest = LargestMagnitude(view("layers.1.candidate.gate.weight"));
+  EXPECT_LE(widest, 0.25);
+  EXPECT_GT(widest, 0.24);
+
+  const auto hybrid = KeepLayers(candidates->model, {0}, {});
+  ASSERT_TRUE(hybrid.ok()) << hybrid.status();
+  // Normal(0, 0.02) in kept layers: 512 values of root mean square 0.02.
+  const TensorView gate = hybrid->model.View("layers.0.mixer.gate.weight");
+  double squares = 0.0;
+  for (int64_t i = 0; i < gate.size(); ++i)
+    squares += std::pow(static_cast<double>(gate.data<float>()[i]), 2);
+  EXPECT_NEAR(std::sqrt(squares / static_cast<double>(gate.size())), 0.02, 0.003);
+}
+
+TEST(TransferTest, NormsOfTheTeacherItsTiedHeadAndItsScalesAreKept) {
   ModelConfig config = TinyDenseConfig(2);
-  config.softmax.use_rope = false;
-  const TinyModel teacher(config, DType::kFloat32, 8);
+  config.softmax.use_qk_norm = config.tie_embeddings = true;
+  config.embedding_scale = 12.0;
+  config.residual_scale = 0.25;
+  config.logit_scale = 0.5;
+  const TinyModel teacher(config, DType::kFloat32, 5);
+  const auto candidates = AddCandidates(teacher.weights, {});
+  ASSERT_TRUE(candidates.ok());
+  for (const char* name : {"query_norm.weight", "key_norm.weight"}) {
+    EXPECT_TRUE(BitwiseEqual(candidates->model.View(std::string("layers.1.candidate.") + name),
+                             teacher.weights.View(std::string("layers.1.mixer.") + name)));
+  }
+  const auto hybrid = KeepLayers(candidates->model, {0}, {});
+  ASSERT_TRUE(hybrid.ok()) << hybrid.status();
+  const ModelConfig& kept = hybrid->model.config;
+  EXPECT_TRUE(kept.tie_embeddings);
+  EXPECT_TRUE(kept.softmax.use_qk_norm);
+  EXPECT_EQ(kept.embedding_scale, 12.0);
+  EXPECT_EQ(kept.residual_scale, 0.25);
+  EXPECT_EQ(kept.logit_scale, 0.5);
+  EXPECT_TRUE(hybrid->model.View("head.weight").empty());
+}
+
+TEST(ParityTest, SumsOfALayerAgreeWithEachOther) {
+  const TinyModel teacher(TinyDenseConfig(2), DType::kFloat32, 8);
   const auto conversion = AddCandidates(teacher.weights, {});
   ASSERT_TRUE(conversion.ok());
   const ModelWeights& model = conversion->model;
@@ -145,6 +202,25 @@ TEST(ParityTest, CandidateEqualToItsTeacherHasCosineOne) {
     EXPECT_NEAR(layer.squared_error, layer.output - 2 * layer.product + layer.target,
                 1e-3 * layer.target);
   }
+}
+
+TEST(ParityTest, OneTokenThroughOneHeadIsParallelToItsTeacher) {
+  // A document of one token: softmax gives v, Lightning a multiple of v, and the output norm and an
+  // open gate keep its direction.
+  ModelConfig config = TinyDenseConfig(2);
+  config.softmax.heads = config.softmax.kv_heads = 1;
+  const TinyModel teacher(config, DType::kFloat64, 10);
+  const auto conversion =
+      AddCandidates(teacher.weights, {.gate = GateInitialization::kOpen, .sparse = {}});
+  ASSERT_TRUE(conversion.ok()) << conversion.status();
+  const ModelWeights& model = conversion->model;
+  const Transformer transformer(model.config,
+                                BindTensors(model.config, model.layout, model.buffer));
+  TestContext context;
+  TinyStream stream({1}, 24, 11);
+  std::vector<LayerParity> layers(2);
+  ASSERT_TRUE(AddCandidateParity(transformer, stream.Pass(context), layers).ok());
+  for (const LayerParity& layer : layers) EXPECT_NEAR(std::abs(layer.cosine()), 1.0, 1e-9);
 }
 
 }  // namespace
