@@ -9,8 +9,15 @@ find_package(nlohmann_json REQUIRED)
 find_package(MPI REQUIRED COMPONENTS C)
 target_compile_definitions(MPI::MPI_C INTERFACE OMPI_SKIP_MPICXX)  # else mpi.h wants the deprecated libmpi_cxx
 find_package(PkgConfig REQUIRED)
-pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+
+# Not by pkg-config: Ubuntu 24.04's sentencepiece.pc requires a protobuf-lite.pc that its package does not bring.
+find_library(SENTENCEPIECE_LIBRARY NAMES sentencepiece REQUIRED)
+find_library(SENTENCEPIECE_TRAIN_LIBRARY NAMES sentencepiece_train REQUIRED)
+find_path(SENTENCEPIECE_INCLUDE_DIR NAMES sentencepiece_processor.h REQUIRED)
+add_library(salamander_sentencepiece INTERFACE)
+target_link_libraries(salamander_sentencepiece INTERFACE ${SENTENCEPIECE_TRAIN_LIBRARY} ${SENTENCEPIECE_LIBRARY})
+target_include_directories(salamander_sentencepiece SYSTEM INTERFACE ${SENTENCEPIECE_INCLUDE_DIR})
 
 # Both HDF5 flavours can be installed at once: the serial C library is the one that is meant.
 set(HDF5_PREFER_PARALLEL OFF)
