@@ -1,10 +1,10 @@
 #include "model/transformer.h"
 
+#include <memory>
 #include <utility>
 
 #include "kernels/base/status_macros.h"
 #include "kernels/embedding.h"
-#include "kernels/memory.h"
 #include "kernels/rms_norm.h"
 #include "model/layers/lightning_mixer.h"
 #include "model/layers/softmax_mixer.h"
@@ -39,6 +39,12 @@ Transformer::Transformer(const ModelConfig& config, ModelTensors weights)
 
 bool Transformer::RunsCandidate(const ForwardPass& pass, int64_t layer) const {
   return !pass.use_candidate.empty() && pass.use_candidate[static_cast<size_t>(layer)];
+}
+
+const Mixer& Transformer::candidate(int64_t layer) const {
+  const std::unique_ptr<Mixer>& found = candidates_[static_cast<size_t>(layer)];
+  SALAMANDER_CHECK(found != nullptr) << "layer " << layer << " has no candidate";
+  return *found;
 }
 
 const Mixer& Transformer::MixerOf(const ForwardPass& pass, int64_t layer) const {

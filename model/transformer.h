@@ -69,11 +69,12 @@ class Transformer {
   absl::StatusOr<TensorView> Forward(const ForwardPass& pass, Activations* saved) const;
 
   // Adds to the gradients that are not empty views. Consumes `saved` (activations are overwritten
-  // on the way). d_hidden [T, C] is overwritten.
+  // on the way). d_hidden [T, C] is only read.
   absl::Status Backward(const ForwardPass& pass, Activations& saved, TensorView d_hidden,
                         const ModelTensors& gradients) const;
 
-  const Mixer& candidate(int64_t layer) const { return *candidates_[static_cast<size_t>(layer)]; }
+  // Requires: the layer has a candidate.
+  const Mixer& candidate(int64_t layer) const;
 
  private:
   struct Stream;  // the residual stream between layers

@@ -184,6 +184,16 @@ TEST(DecodeTest, StrideOfOneTokenFitsTheCache) {
   EXPECT_TRUE(DecodeCache::Create(config, DType::kFloat64, 2, 4096).ok());
 }
 
+TEST(TransformerDeathTest, SwappingInACandidateThatIsNotThereIsFatal) {
+  TestContext context;
+  const TinyModel model(TinyDenseConfig(2), DType::kFloat32, 16);
+  TinyStream stream({5}, 24, 10);
+  ForwardPass pass = stream.Pass(context);
+  const bool swapped[] = {false, true};
+  pass.use_candidate = swapped;
+  EXPECT_DEATH((void)model.transformer.Forward(pass, nullptr), "layer 1 has no candidate");
+}
+
 TEST(TransformerTest, FrozenParametersGetNoGradientAndTrainableOnesTheSame) {
   const ModelConfig config = MupConfig();
   TestContext context;
