@@ -33,7 +33,6 @@ class DecodeCache {
   int64_t capacity() const { return capacity_; }
   int64_t length(int64_t slot) const { return lengths_[static_cast<size_t>(slot)]; }
   const LayerCache& layer(int64_t index) const { return layers_[static_cast<size_t>(index)]; }
-  int64_t bytes() const { return memory_.used_bytes(); }
 
   // The segment under which the next `count` tokens of a sequence go through the model, their rows
   // starting at `query_begin`. Fails where they would not fit.

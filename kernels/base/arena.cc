@@ -40,8 +40,9 @@ Arena::~Arena() {
 
 void* Arena::Allocate(int64_t bytes) {
   const int64_t aligned = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  SALAMANDER_CHECK(used_ + aligned <= capacity_) << "arena of " << capacity_ << " bytes has "
-                                                 << used_ << " in use and was asked for " << bytes;
+  SALAMANDER_CHECK(used_ + aligned <= capacity_)
+      << "arena of " << capacity_ << " bytes has " << used_ << " in use and was asked for " << bytes
+      << "; use shorter sequences or smaller batches";
   void* memory = base_ + used_;
   used_ += aligned;
   peak_ = std::max(peak_, used_);

@@ -26,8 +26,8 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
   ~Arena();
 
-  // Uninitialised memory. Running past the capacity is fatal: the plan that sized the arena was
-  // wrong.
+  // Uninitialised memory. Running past the capacity is fatal: whoever sized the arena was wrong
+  // about what a step needs.
   void* Allocate(int64_t bytes);
   TensorView Tensor(DType dtype, std::initializer_list<int64_t> dims);
   template <typename Element>

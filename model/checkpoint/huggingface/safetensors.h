@@ -57,7 +57,6 @@ class SafetensorsFile {
 
   const std::string& path() const { return path_; }
   absl::Span<const SafetensorsEntry> entries() const { return header_.entries; }
-  const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
   const SafetensorsEntry* Find(const std::string& name) const;  // null where there is none
 
   // Copies a tensor into a view of the same shape: F32, F16, BF16 into float32 or float64, F64 into
