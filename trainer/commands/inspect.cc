@@ -1,6 +1,6 @@
+#include <filesystem>
 #include <iostream>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
@@ -69,10 +69,12 @@ absl::Status Inspect(const InspectCommand& command) {
   if (FileSize(absl::StrCat(command.path, "/config.json")).ok()) return InspectFolder(command.path);
   const auto checkpoint = ResolveCheckpoint(command.path);
   if (checkpoint.ok()) return InspectCheckpoint(*checkpoint, command.verify);
-  if (absl::EndsWith(command.path, ".h5")) return InspectTokens(command.path, command.verify);
+  if (std::filesystem::is_regular_file(command.path)) {
+    return InspectTokens(command.path, command.verify);
+  }
   return absl::NotFoundError(absl::StrCat(
       command.path,
-      ": neither a checkpoint, a run, a HuggingFace folder (config.json) nor a token file (.h5)"));
+      ": neither a checkpoint, a run, a HuggingFace folder (config.json) nor a token file"));
 }
 
 }  // namespace

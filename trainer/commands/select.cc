@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 
@@ -168,8 +169,9 @@ void PrintSelection(const Selection& selection) {
 absl::Status WriteScores(const Selection& selection, const std::string& out) {
   std::string csv = "layer,recall,common\n";
   for (size_t layer = 0; layer < selection.table.size(); ++layer) {
-    absl::StrAppend(&csv, layer, ",", selection.table[layer].recall, ",",
-                    selection.table[layer].common, "\n");
+    // Every digit: a table that is replayed selects the same layers.
+    absl::StrAppendFormat(&csv, "%d,%.17g,%.17g\n", layer, selection.table[layer].recall,
+                          selection.table[layer].common);
   }
   return WriteFileAtomically(absl::StrCat(absl::StripSuffix(out, ".yaml"), "_scores.csv"), csv);
 }

@@ -2,6 +2,7 @@
 #include "trainer/commands/commands.h"
 #include "trainer/commands/road.h"
 #include "trainer/config/recipe.h"
+#include "trainer/run/plan.h"
 #include "trainer/run/training_run.h"
 
 namespace salamander {

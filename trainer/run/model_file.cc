@@ -14,11 +14,6 @@
 #include "model/checkpoint/model_config_json.h"
 
 namespace salamander {
-namespace {
-
-constexpr char kWeights[] = "weights";
-
-}  // namespace
 
 absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path) {
   if (FileSize(absl::StrCat(path, "/manifest.json")).ok()) return path;
@@ -64,7 +59,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path) {
   auto config = ModelConfigFromJson(text);
   RETURN_IF_ERROR(Annotate(config.status(), absl::StrCat(resolved, "/metadata/", kModelText)));
   ASSIGN_OR_RETURN(ModelWeights weights, ModelWeights::Create(*config, DType::kFloat32));
-  RETURN_IF_ERROR(ReadGroup(checkpoint, kWeights, weights.layout, weights.buffer));
+  RETURN_IF_ERROR(ReadGroup(checkpoint, kWeightsGroup, weights.layout, weights.buffer));
   Baggage baggage;
   for (const std::string& name : checkpoint.MetadataNames()) {
     if (name != kTokenizerText && !absl::StartsWith(name, kSideFilePrefix)) continue;
@@ -97,7 +92,7 @@ absl::Status SaveModel(const std::string& path, const ModelWeights& model, const
                        Communicator& ranks) {
   Baggage all = texts;
   all[kModelText] = ModelConfigToJson(model.config);
-  const std::vector<TensorPiece> pieces = PiecesOf(kWeights, model.layout, model.buffer);
+  const std::vector<TensorPiece> pieces = PiecesOf(kWeightsGroup, model.layout, model.buffer);
   return WriteCheckpoint(path, ShareOut(pieces, ranks.rank(), ranks.size()), all, ranks);
 }
 

@@ -21,6 +21,9 @@ inline constexpr char kModelText[] = "model.json";
 inline constexpr char kTokenizerText[] = "tokenizer.bin";
 inline constexpr char kSideFilePrefix[] = "hf-";
 
+// The group of tensors that is the model itself.
+inline constexpr char kWeightsGroup[] = "weights";
+
 // What goes along with a model from checkpoint to checkpoint, by text name: tokenizer, side files.
 using Baggage = std::map<std::string, std::string>;
 

@@ -23,9 +23,6 @@ enum class RunEnd { kFinished, kStopped };
 // Walks what is left of the recipe, whose stages are all of kind train. Collective.
 absl::StatusOr<RunEnd> RunRecipe(const Recipe& recipe, Communicator& world);
 
-// Says what the recipe would do, without doing it: steps, tokens, what trains, bytes.
-absl::Status PrintPlan(const Recipe& recipe, Communicator& world);
-
 }  // namespace salamander
 
 #endif  // TRAINER_RUN_TRAINING_RUN_H_
