@@ -1,5 +1,6 @@
 #include "trainer/report/progress_display.h"
 
+#include <cmath>
 #include <cstdio>
 #include <utility>
 
@@ -18,7 +19,7 @@ constexpr int kBarWidth = 24;
 }  // namespace
 
 std::string DurationText(double seconds) {
-  const auto whole = static_cast<int64_t>(seconds + 0.5);
+  const int64_t whole = std::llround(seconds);
   if (whole >= 3600) return absl::StrFormat("%dh%02dm", whole / 3600, whole / 60 % 60);
   if (whole >= 60) return absl::StrFormat("%dm%02ds", whole / 60, whole % 60);
   return absl::StrFormat("%ds", whole);
