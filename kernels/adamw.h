@@ -17,7 +17,8 @@
 namespace salamander {
 
 struct AdamWTensor {
-  TensorView weight, gradient, first_moment, second_moment;  // equal shapes
+  TensorView weight, gradient, first_moment, second_moment;  // equal shapes, fp32 (or fp64)
+  TensorView rounded;  // bf16, receives the new weight rounded; or empty
   double learning_rate = 0.0;
   double weight_decay = 0.0;
 };
@@ -28,14 +29,17 @@ struct AdamWArgs {
   double beta2 = 0.95;
   double epsilon = 1e-8;
   int64_t step = 1;             // 1 at the first update since the moments were zero
-  double gradient_scale = 1.0;  // clipping
+  TensorView gradient_squares;  // [1] fp64, the global SumOfSquares of the gradients
+  double clip_norm = 0.0;       // gradient_scale = min(1, clip_norm / sqrt(gradient_squares)); 0: 1
 };
 
+// Changes nothing where gradient_squares is not finite.
 absl::Status AdamWUpdate(const ExecutionContext& context, const AdamWArgs& args);
 
-// Sum of squares of all elements of all tensors, accumulated in fp64 in a fixed order.
+// sum [1] fp64 receives the sum of squares of all elements of all tensors, accumulated in fp64 in a
+// fixed order.
 absl::Status SumOfSquares(const ExecutionContext& context, absl::Span<const TensorView> tensors,
-                          double* sum);
+                          const TensorView& sum);
 
 }  // namespace salamander
 

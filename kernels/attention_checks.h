@@ -43,8 +43,10 @@ void CheckAttentionArgs(const Args& args) {
   CHECK_SAME_SHAPE(args.q, args.out);
   CheckQueryRows(args.q.dim(0), args.segments);
   CheckKeyRows(args.k.dim(0), args.segments);
-  SALAMANDER_CHECK(args.logsumexp.empty() || (args.logsumexp.dim(0) == args.q.dim(0) &&
-                                              args.logsumexp.row_size() == args.q.dim(1)))
+  SALAMANDER_CHECK(args.logsumexp.empty() ||
+                   (args.logsumexp.dim(0) == args.q.dim(0) &&
+                    args.logsumexp.row_size() == args.q.dim(1) &&
+                    args.logsumexp.dtype() == StatisticsType(args.q.dtype())))
       << "logsumexp " << args.logsumexp.ShapeString() << ", q " << args.q.ShapeString();
 }
 

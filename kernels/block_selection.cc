@@ -1,7 +1,6 @@
 #include "kernels/block_selection.h"
 
 #include "kernels/attention_checks.h"
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/dispatch.h"
 
 namespace salamander {

@@ -21,7 +21,7 @@ struct DenseAttentionForwardArgs {
   double scale = 1.0;
   TensorView out;        // [T, H, D]
   TensorView logsumexp;  // [T, H] natural log of the softmax denominator, in the activations'
-                         // dtype; empty: not wanted
+                         // StatisticsType; empty: not wanted
 };
 
 struct DenseAttentionBackwardArgs {

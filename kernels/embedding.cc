@@ -1,6 +1,5 @@
 #include "kernels/embedding.h"
 
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/dispatch.h"
 
 namespace salamander {
@@ -22,6 +21,8 @@ absl::Status EmbeddingForward(const ExecutionContext& context, const EmbeddingFo
 
 absl::Status EmbeddingBackward(const ExecutionContext& context, const EmbeddingBackwardArgs& args) {
   CheckShapes(args.tokens, args.d_table, args.d_output);
+  SALAMANDER_CHECK(args.d_table.dtype() == StatisticsType(args.d_output.dtype()))
+      << "d_table " << args.d_table.ShapeString() << ", d_output " << args.d_output.ShapeString();
   DISPATCH_BACKEND(EmbeddingBackward, context, args);
 }
 

@@ -21,11 +21,12 @@ struct EmbeddingForwardArgs {
 struct EmbeddingBackwardArgs {
   TensorView tokens;    // [T] int32
   TensorView d_output;  // [T, C]
-  TensorView d_table;   // [V, C], added to
+  TensorView d_table;   // [V, C] in the StatisticsType, added to
   double scale = 1.0;
 };
 
-// Fails where a token lies outside [0, V), naming its row.
+// Fails where a token lies outside [0, V), naming its row; on CUDA at the next wait
+// (kernels/device.h).
 absl::Status EmbeddingForward(const ExecutionContext& context, const EmbeddingForwardArgs& args);
 absl::Status EmbeddingBackward(const ExecutionContext& context, const EmbeddingBackwardArgs& args);
 

@@ -1,6 +1,5 @@
 #include "kernels/head_loss.h"
 
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/dispatch.h"
 
 namespace salamander {
@@ -20,13 +19,19 @@ void CheckGradients(const HeadGradients& gradients, const TensorView& hidden,
     CHECK_SAME_SHAPE(gradients.d_hidden, hidden);
   }
   if (!gradients.d_head.empty()) {
-    CHECK_SAME_SHAPE(gradients.d_head, head);
+    CHECK_GRADIENT_OF(head, gradients.d_head);
   }
 }
 
 void CheckPerToken(const TensorView& view, const TensorView& hidden) {
   SALAMANDER_CHECK(view.empty() || view.size() == hidden.dim(0))
       << view.ShapeString() << " for hidden " << hidden.ShapeString();
+}
+
+void CheckLossSum(const TensorView& loss_sum) {
+  SALAMANDER_CHECK(loss_sum.empty() ||
+                   (loss_sum.size() == 1 && loss_sum.dtype() == DType::kFloat64))
+      << "loss_sum " << loss_sum.ShapeString();
 }
 
 }  // namespace
@@ -37,6 +42,7 @@ absl::Status HeadCrossEntropy(const ExecutionContext& context, const HeadCrossEn
   SALAMANDER_CHECK(args.targets.size() == args.hidden.dim(0))
       << "targets " << args.targets.ShapeString() << ", hidden " << args.hidden.ShapeString();
   CheckPerToken(args.token_losses, args.hidden);
+  CheckLossSum(args.loss_sum);
   CheckPerToken(args.predictions, args.hidden);
   DISPATCH_BACKEND(HeadCrossEntropy, context, args);
 }
@@ -48,11 +54,13 @@ absl::Status HeadDistillation(const ExecutionContext& context, const HeadDistill
       << "head " << args.head.ShapeString() << ", teacher's " << args.teacher_head.ShapeString();
   CheckGradients(args.gradients, args.hidden, args.head);
   CheckPerToken(args.token_losses, args.hidden);
+  CheckLossSum(args.loss_sum);
   DISPATCH_BACKEND(HeadDistillation, context, args);
 }
 
 absl::Status HeadLogits(const ExecutionContext& context, const HeadLogitsArgs& args) {
-  SALAMANDER_CHECK(args.logits.dim(0) == args.hidden.dim(0) &&
+  SALAMANDER_CHECK(args.logits.dtype() == StatisticsType(args.hidden.dtype()) &&
+                   args.logits.dim(0) == args.hidden.dim(0) &&
                    args.logits.dim(1) == args.head.dim(0) && args.hidden.dim(1) == args.head.dim(1))
       << "hidden " << args.hidden.ShapeString() << ", head " << args.head.ShapeString()
       << ", logits " << args.logits.ShapeString();

@@ -18,7 +18,7 @@ namespace salamander {
 struct HeadGradients {
   double scale = 1.0;
   TensorView d_hidden;  // [T, C], overwritten; empty: no gradient is wanted
-  TensorView d_head;    // [V, C], added to; empty: not wanted (a frozen head)
+  TensorView d_head;    // [V, C] in the StatisticsType, added to; empty: not wanted (a frozen head)
 };
 
 struct HeadCrossEntropyArgs {
@@ -32,7 +32,7 @@ struct HeadCrossEntropyArgs {
                             // 0), or empty
   TensorView predictions;  // [T] int32 receives the argmax (lowest index of equals; -1 where weight
                            // is 0), or empty
-  double* loss_sum = nullptr;  // receives the weighted sum, summed over rows in order
+  TensorView loss_sum;     // [1] fp64, the weighted sum over rows in a fixed order is added to it
 };
 
 struct HeadDistillationArgs {
@@ -45,17 +45,18 @@ struct HeadDistillationArgs {
   TensorView loss_weights;  // [T] fp32
   HeadGradients gradients;  // of the student
   TensorView token_losses;  // [T] fp32 or empty
-  double* loss_sum = nullptr;
+  TensorView loss_sum;      // [1] fp64, added to
 };
 
 struct HeadLogitsArgs {
   TensorView hidden;  // [T, C]
   TensorView head;    // [V, C]
   double logit_scale = 1.0;
-  TensorView logits;  // [T, V]
+  TensorView logits;  // [T, V] in the StatisticsType
 };
 
-// Fails where the target of a row with a weight lies outside [0, V), naming the row.
+// Fails where the target of a row with a weight lies outside [0, V), naming the row; on CUDA at the
+// next wait (kernels/device.h).
 absl::Status HeadCrossEntropy(const ExecutionContext& context, const HeadCrossEntropyArgs& args);
 absl::Status HeadDistillation(const ExecutionContext& context, const HeadDistillationArgs& args);
 

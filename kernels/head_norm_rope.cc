@@ -1,6 +1,5 @@
 #include "kernels/head_norm_rope.h"
 
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/dispatch.h"
 
 namespace salamander {
@@ -12,7 +11,8 @@ void CheckNorm(const TensorView& heads, const TensorView& weight, const TensorVi
       << "heads " << heads.ShapeString() << "; weight and inverse_rms go together";
   if (weight.empty()) return;
   SALAMANDER_CHECK(weight.size() == heads.dim(2) && inverse_rms.dim(0) == heads.dim(0) &&
-                   inverse_rms.row_size() == heads.dim(1))
+                   inverse_rms.row_size() == heads.dim(1) &&
+                   inverse_rms.dtype() == StatisticsType(heads.dtype()))
       << "heads " << heads.ShapeString() << ", weight " << weight.ShapeString() << ", inverse_rms "
       << inverse_rms.ShapeString();
 }
@@ -21,7 +21,8 @@ void CheckRotation(const TensorView& heads, const TensorView& cosines, const Ten
   SALAMANDER_CHECK(cosines.empty() == sines.empty()) << "cosines and sines go together";
   if (cosines.empty()) return;
   CHECK_SAME_SHAPE(cosines, sines);
-  SALAMANDER_CHECK(cosines.dim(0) == heads.dim(0) && 2 * cosines.dim(1) == heads.dim(2))
+  SALAMANDER_CHECK(cosines.dim(0) == heads.dim(0) && 2 * cosines.dim(1) == heads.dim(2) &&
+                   cosines.dtype() == StatisticsType(heads.dtype()))
       << "heads " << heads.ShapeString() << ", cosines " << cosines.ShapeString();
 }
 
@@ -44,7 +45,7 @@ absl::Status HeadNormRopeBackward(const ExecutionContext& context,
     CHECK_SAME_SHAPE(args.input, args.d_output);
   }
   if (!args.d_weight.empty()) {
-    CHECK_SAME_SHAPE(args.weight, args.d_weight);
+    CHECK_GRADIENT_OF(args.weight, args.d_weight);
   }
   DISPATCH_BACKEND(HeadNormRopeBackward, context, args);
 }

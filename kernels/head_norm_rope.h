@@ -18,10 +18,12 @@ struct HeadNormRopeForwardArgs {
   TensorView input;   // [T, H, D]
   TensorView weight;  // [D], shared by the heads; empty: no norm
   double epsilon = 1e-6;
-  TensorView cosines;      // [T, D/2], a row per token of the stream; empty: no rotation
-  TensorView sines;        // [T, D/2]
-  TensorView output;       // [T, H, D]; may alias input where weight is empty
-  TensorView inverse_rms;  // [T, H] receives r; empty where weight is
+  TensorView cosines;  // [T, D/2] in the input's StatisticsType, a row per token of the stream;
+                       // empty: no rotation
+  TensorView sines;    // [T, D/2]
+  TensorView output;   // [T, H, D]; may alias input where weight is empty
+  TensorView
+      inverse_rms;  // [T, H] receives r, in the input's StatisticsType; empty where weight is
 };
 
 struct HeadNormRopeBackwardArgs {
@@ -32,7 +34,7 @@ struct HeadNormRopeBackwardArgs {
   TensorView inverse_rms;  // [T, H] or empty
   TensorView d_output;     // [T, H, D]
   TensorView d_input;      // [T, H, D]; may alias d_output
-  TensorView d_weight;     // [D], added to; or empty: not wanted
+  TensorView d_weight;     // [D] in the StatisticsType, added to; or empty: not wanted
 };
 
 absl::Status HeadNormRopeForward(const ExecutionContext& context,

@@ -18,10 +18,10 @@ struct LayerMseArgs {
   TensorView row_weights;  // [T] fp32, or empty: all one
   double gradient_scale = 1.0;
   TensorView d_output;  // [T, C], overwritten; or empty
-  double* loss_sum = nullptr;
-  double* target_sum = nullptr;   // sum of w_t * target^2, for a relative error; or null
-  double* product_sum = nullptr;  // sum of w_t * y * target, and
-  double* output_sum = nullptr;   // of w_t * y^2: with target_sum they give the cosine; or null
+  TensorView loss_sum;  // [1] fp64, added to
+  TensorView moments;   // [3] fp64 or empty: the sums of w_t * target^2, w_t * y * target and
+                        // w_t * y^2 are added to it; with the loss they give a relative error and
+                        // a cosine
 };
 
 // A row of weight zero (padding) is not read, and its gradient is zero. Sums are fp64 in a fixed

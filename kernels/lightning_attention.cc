@@ -1,6 +1,5 @@
 #include "kernels/lightning_attention.h"
 
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/dispatch.h"
 
 namespace salamander {
@@ -8,7 +7,8 @@ namespace {
 
 void CheckStates(const TensorView& states, const TensorView& q) {
   if (states.empty()) return;
-  SALAMANDER_CHECK(states.rank() == 4 && states.dim(1) == q.dim(1) && states.dim(2) == q.dim(2) &&
+  SALAMANDER_CHECK(states.dtype() == StatisticsType(q.dtype()) && states.rank() == 4 &&
+                   states.dim(1) == q.dim(1) && states.dim(2) == q.dim(2) &&
                    states.dim(3) == q.dim(2))
       << "states " << states.ShapeString() << ", q " << q.ShapeString();
 }
@@ -26,12 +26,12 @@ void CheckSegments(Segments segments, const TensorView& q, const TensorView& sta
 }
 
 void CheckInputs(const TensorView& q, const TensorView& k, const TensorView& v,
-                 const TensorView& slopes) {
+                 absl::Span<const double> slopes) {
   SALAMANDER_CHECK(q.rank() == 3) << "q is " << q.ShapeString();
   CHECK_SAME_SHAPE(k, q);
   CHECK_SAME_SHAPE(v, q);
-  SALAMANDER_CHECK(slopes.size() == q.dim(1))
-      << "slopes " << slopes.ShapeString() << ", q " << q.ShapeString();
+  SALAMANDER_CHECK(static_cast<int64_t>(slopes.size()) == q.dim(1))
+      << slopes.size() << " slopes, q " << q.ShapeString();
 }
 
 }  // namespace

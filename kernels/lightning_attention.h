@@ -11,6 +11,7 @@
 #define KERNELS_LIGHTNING_ATTENTION_H_
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 
 #include "kernels/base/execution_context.h"
 #include "kernels/base/segments.h"
@@ -20,8 +21,8 @@ namespace salamander {
 
 struct LightningForwardArgs {
   TensorView q, k, v;  // [T, H, D]; keys of a segment are its queries' rows: key_begin is not read
-  TensorView slopes;   // [H], in the activations' dtype, >= 0
-  Segments segments;   // state_in and state_out are rows of states
+  absl::Span<const double> slopes;  // [H], >= 0, on the host
+  Segments segments;                // state_in and state_out are rows of states
   double scale = 1.0;
   TensorView states;  // [slots, H, D (v), D (k)] fp32 (fp64 in fp64); empty where every segment has
                       // no slot
@@ -29,8 +30,8 @@ struct LightningForwardArgs {
 };
 
 struct LightningBackwardArgs {
-  TensorView q, k, v;  // [T, H, D]
-  TensorView slopes;   // [H]
+  TensorView q, k, v;               // [T, H, D]
+  absl::Span<const double> slopes;  // [H]
   Segments segments;
   double scale = 1.0;
   TensorView
@@ -42,7 +43,8 @@ struct LightningBackwardArgs {
   TensorView dq, dk, dv;  // [T, H, D], overwritten
 };
 
-// Deterministic: chunk sums are ordered. Any head dimension on the CPU; 64 or 128 on CUDA.
+// Deterministic: chunk sums are ordered. Any head dimension on the CPU; 16 to 128 in steps of 16 on
+// CUDA.
 // In the forward a segment's in-slot may be its out-slot (decoding in place).
 absl::Status LightningForward(const ExecutionContext& context, const LightningForwardArgs& args);
 absl::Status LightningBackward(const ExecutionContext& context, const LightningBackwardArgs& args);

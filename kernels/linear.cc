@@ -1,6 +1,5 @@
 #include "kernels/linear.h"
 
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/dispatch.h"
 
 namespace salamander {
@@ -22,7 +21,11 @@ absl::Status LinearForward(const ExecutionContext& context, const LinearForwardA
 
 absl::Status LinearBackward(const ExecutionContext& context, const LinearBackwardArgs& args) {
   if (!args.d_input.empty()) CheckProduct(args.d_input, args.weight, args.d_output);
-  if (!args.d_weight.empty()) CheckProduct(args.input, args.d_weight, args.d_output);
+  if (!args.d_weight.empty()) {
+    CheckProduct(args.input, args.d_weight, args.d_output);
+    SALAMANDER_CHECK(args.d_weight.dtype() == StatisticsType(args.input.dtype()))
+        << "d_weight " << args.d_weight.ShapeString() << ", input " << args.input.ShapeString();
+  }
   DISPATCH_BACKEND(LinearBackward, context, args);
 }
 

@@ -19,11 +19,12 @@ struct LinearForwardArgs {
 };
 
 struct LinearBackwardArgs {
-  TensorView input;               // [T, Cin]; may be empty where d_weight is
-  TensorView weight;              // [Cout, Cin]; may be empty where d_input is
-  TensorView d_output;            // [T, Cout]
-  TensorView d_input;             // [T, Cin], or empty: not wanted
-  TensorView d_weight;            // [Cout, Cin], added to; or empty: not wanted (a frozen weight)
+  TensorView input;     // [T, Cin]; may be empty where d_weight is
+  TensorView weight;    // [Cout, Cin]; may be empty where d_input is
+  TensorView d_output;  // [T, Cout]
+  TensorView d_input;   // [T, Cin], or empty: not wanted
+  TensorView d_weight;  // [Cout, Cin] in the StatisticsType, added to; or empty: not wanted
+                        // (a frozen weight)
   bool accumulate_input = false;  // add to what d_input holds
 };
 

@@ -1,6 +1,5 @@
 #include "kernels/memory.h"
 
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/dispatch.h"
 
 namespace salamander {
@@ -14,6 +13,22 @@ absl::Status Copy(const ExecutionContext& context, const TensorView& source,
   SALAMANDER_CHECK(source.dtype() == destination.dtype() && source.size() == destination.size())
       << source.ShapeString() << " to " << destination.ShapeString();
   DISPATCH_BACKEND(Copy, context, source, destination);
+}
+
+absl::Status Convert(const ExecutionContext& context, const TensorView& source,
+                     const TensorView& destination) {
+  SALAMANDER_CHECK(source.size() == destination.size())
+      << source.ShapeString() << " to " << destination.ShapeString();
+  DISPATCH_BACKEND(Convert, context, source, destination);
+}
+
+absl::Status CopyFromHost(const ExecutionContext& context, const void* host,
+                          const TensorView& destination) {
+  DISPATCH_BACKEND(CopyFromHost, context, host, destination);
+}
+
+absl::Status CopyToHost(const ExecutionContext& context, const TensorView& source, void* host) {
+  DISPATCH_BACKEND(CopyToHost, context, source, host);
 }
 
 }  // namespace salamander

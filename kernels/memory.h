@@ -1,8 +1,11 @@
-// Filling and copying tensors on whichever device they live.
+// Filling and copying tensors on whichever device they live, and the way between host and device.
 #ifndef KERNELS_MEMORY_H_
 #define KERNELS_MEMORY_H_
 
-#include "absl/status/status.h"
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
 
 #include "kernels/base/execution_context.h"
 #include "kernels/base/tensor_view.h"
@@ -14,6 +17,29 @@ absl::Status Zero(const ExecutionContext& context, const TensorView& tensor);
 // Requires: equal dtype and size; no overlap.
 absl::Status Copy(const ExecutionContext& context, const TensorView& source,
                   const TensorView& destination);
+
+// Between dtypes: fp32 and fp64, and on CUDA fp32 and bf16 (to nearest, ties to even).
+absl::Status Convert(const ExecutionContext& context, const TensorView& source,
+                     const TensorView& destination);
+
+// `host` is free again on return; the copy is on its way.
+absl::Status CopyFromHost(const ExecutionContext& context, const void* host,
+                          const TensorView& destination);
+
+// Waits for the context's stream: `host` holds the tensor on return. Faults of kernels enqueued so
+// far come back here (kernels/device.h).
+absl::Status CopyToHost(const ExecutionContext& context, const TensorView& source, void* host);
+
+// The values in the context's arena, on its device.
+template <typename Element>
+absl::StatusOr<TensorView> FromHost(const ExecutionContext& context,
+                                    absl::Span<const Element> values) {
+  const TensorView tensor =
+      context.arena->Tensor(DTypeOf<Element>::value, {static_cast<int64_t>(values.size())});
+  const absl::Status status = CopyFromHost(context, values.data(), tensor);
+  if (!status.ok()) return status;
+  return tensor;
+}
 
 }  // namespace salamander
 

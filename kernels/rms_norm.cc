@@ -1,6 +1,5 @@
 #include "kernels/rms_norm.h"
 
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/dispatch.h"
 
 namespace salamander {
@@ -8,7 +7,8 @@ namespace {
 
 void CheckPerRowAndChannel(const TensorView& rows, const TensorView& weight,
                            const TensorView& inverse_rms) {
-  SALAMANDER_CHECK(weight.size() == rows.row_size() && inverse_rms.size() == rows.dim(0))
+  SALAMANDER_CHECK(weight.size() == rows.row_size() && inverse_rms.size() == rows.dim(0) &&
+                   inverse_rms.dtype() == StatisticsType(rows.dtype()))
       << "rows " << rows.ShapeString() << ", weight " << weight.ShapeString() << ", inverse_rms "
       << inverse_rms.ShapeString();
 }
@@ -40,7 +40,7 @@ absl::Status RmsNormBackward(const ExecutionContext& context, const RmsNormBackw
     CHECK_SAME_SHAPE(args.hidden, args.d_branch);
   }
   if (!args.d_weight.empty()) {
-    CHECK_SAME_SHAPE(args.weight, args.d_weight);
+    CHECK_GRADIENT_OF(args.weight, args.d_weight);
   }
   DISPATCH_BACKEND(RmsNormBackward, context, args);
 }

@@ -25,7 +25,7 @@ struct RmsNormForwardArgs {
   double epsilon = 1e-6;
   TensorView hidden;       // [T, C] receives h; may alias residual; empty where branch is
   TensorView output;       // [T, C] receives y
-  TensorView inverse_rms;  // [T] receives r, in the activations' dtype
+  TensorView inverse_rms;  // [T] receives r, in the activations' StatisticsType
 };
 
 struct RmsNormBackwardArgs {
@@ -37,7 +37,7 @@ struct RmsNormBackwardArgs {
   double branch_scale = 1.0;
   TensorView d_residual;  // [T, C] receives dh; may alias d_hidden; or empty: not wanted
   TensorView d_branch;    // [T, C] receives branch_scale * dh, or empty
-  TensorView d_weight;    // [C], added to; or empty: not wanted
+  TensorView d_weight;    // [C] in the StatisticsType, added to; or empty: not wanted
 };
 
 absl::Status RmsNormForward(const ExecutionContext& context, const RmsNormForwardArgs& args);

@@ -1,6 +1,5 @@
 #include "kernels/swiglu.h"
 
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/dispatch.h"
 
 namespace salamander {

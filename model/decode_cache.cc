@@ -21,8 +21,9 @@ LayerCache MakeLayerCache(const ModelConfig& config, const LayerConfig& layer,
   LayerCache cache;
   if (layer.mixer == MixerKind::kLightning || layer.has_candidate) {
     const LightningConfig& lightning = config.lightning;
-    cache.states = memory.Tensor(
-        shape.dtype, {shape.slots, lightning.heads, lightning.head_dim, lightning.head_dim});
+    cache.states =
+        memory.Tensor(StatisticsType(shape.dtype),
+                      {shape.slots, lightning.heads, lightning.head_dim, lightning.head_dim});
   }
   if (layer.mixer == MixerKind::kLightning) return cache;
   const SoftmaxConfig& softmax = config.softmax;
@@ -45,20 +46,22 @@ int64_t CacheBytes(const ModelConfig& config, const CacheShape& shape) {
   const int64_t key_elements = shape.rows * config.softmax.kv_heads * config.softmax.head_dim;
   const int64_t state_elements =
       shape.slots * config.lightning.heads * config.lightning.head_dim * config.lightning.head_dim;
-  const int64_t elements = 4 * key_elements + state_elements;
+  const auto key_bytes = static_cast<int64_t>(SizeOf(shape.dtype));
+  const auto state_bytes = static_cast<int64_t>(SizeOf(StatisticsType(shape.dtype)));
   return config.layer_count() *
-         (elements * static_cast<int64_t>(SizeOf(shape.dtype)) + 5 * Arena::kAlignment);
+         (4 * key_elements * key_bytes + state_elements * state_bytes + 5 * Arena::kAlignment);
 }
 
 }  // namespace
 
-absl::StatusOr<DecodeCache> DecodeCache::Create(const ModelConfig& config, DType dtype,
-                                                int64_t slots, int64_t capacity) {
+absl::StatusOr<DecodeCache> DecodeCache::Create(const ModelConfig& config, DType activations,
+                                                int64_t slots, int64_t capacity,
+                                                DeviceSession& session) {
   // Whole blocks, so that no pooled row is shared by two sequences.
   const int64_t block = config.softmax.use_sparse ? config.softmax.sparse.block_size : 1;
   const int64_t rounded = (std::max<int64_t>(capacity, 1) + block - 1) / block * block;
-  const CacheShape shape{dtype, slots, slots * rounded};
-  ASSIGN_OR_RETURN(Arena memory, Arena::Reserve(CacheBytes(config, shape) + Arena::kAlignment));
+  const CacheShape shape{activations, slots, slots * rounded};
+  ASSIGN_OR_RETURN(Arena memory, session.Reserve(CacheBytes(config, shape) + Arena::kAlignment));
   DecodeCache cache(std::move(memory), rounded, slots);
   for (const LayerConfig& layer : config.layers) {
     cache.layers_.push_back(MakeLayerCache(config, layer, shape, cache.memory_));

@@ -12,6 +12,7 @@
 #include "kernels/base/arena.h"
 #include "kernels/base/segments.h"
 #include "kernels/base/tensor_view.h"
+#include "kernels/device.h"
 #include "model/config.h"
 
 namespace salamander {
@@ -20,14 +21,16 @@ struct LayerCache {
   TensorView keys, values;  // [slots * capacity, Hkv, D]
   TensorView fine_keys,
       coarse_keys;    // pooled, see block_selection.h; empty unless the model is sparse
-  TensorView states;  // [slots, H, D, D]
+  TensorView states;  // [slots, H, D, D] in the StatisticsType
 };
 
 class DecodeCache {
  public:
-  // Zeroed, so every sequence starts empty. `capacity` is rounded up to whole blocks.
-  static absl::StatusOr<DecodeCache> Create(const ModelConfig& config, DType dtype, int64_t slots,
-                                            int64_t capacity);
+  // Memory of the session's device, zeroed, so every sequence starts empty; keys and values in the
+  // activations' dtype. `capacity` is rounded up to whole blocks.
+  static absl::StatusOr<DecodeCache> Create(const ModelConfig& config, DType activations,
+                                            int64_t slots, int64_t capacity,
+                                            DeviceSession& session);
 
   int64_t slots() const { return static_cast<int64_t>(lengths_.size()); }
   int64_t capacity() const { return capacity_; }

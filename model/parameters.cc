@@ -1,6 +1,6 @@
 #include "model/parameters.h"
 
-#include <cstring>
+#include <algorithm>
 #include <numeric>
 #include <utility>
 
@@ -8,12 +8,20 @@
 
 #include "kernels/base/random.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/memory.h"
 
 namespace salamander {
 namespace {
 
-// Every parameter starts on a cache line in either precision.
-constexpr int64_t kAlignmentElements = 16;
+// Every parameter starts on a cache line in any precision, bf16 on a device's of 128 bytes.
+constexpr int64_t kAlignmentElements = 64;
+
+// Of one step of a copy to a device that rounds on the way; bounds the memory beside the buffers.
+constexpr int64_t kRoundedElements = int64_t{1} << 24;
+
+int64_t BytesOf(const ParameterLayout& layout, DType dtype) {
+  return layout.total_size() * static_cast<int64_t>(SizeOf(dtype)) + Arena::kAlignment;
+}
 
 template <typename Element>
 void FillNormalAs(TensorView view, uint64_t key, double standard_deviation) {
@@ -115,12 +123,15 @@ const ParameterSpec* ParameterLayout::Find(const std::string& name) const {
 
 absl::StatusOr<ParameterBuffer> ParameterBuffer::Create(const ParameterLayout& layout,
                                                         DType dtype) {
-  const int64_t bytes =
-      layout.total_size() * static_cast<int64_t>(SizeOf(dtype)) + Arena::kAlignment;
-  ASSIGN_OR_RETURN(Arena memory, Arena::Reserve(bytes));
-  const TensorView flat =
-      memory.Tensor(dtype, {layout.total_size()});  // fresh pages of the system are zero
-  return ParameterBuffer(std::move(memory), flat);
+  // Fresh pages of the system are zero.
+  ASSIGN_OR_RETURN(Arena memory, Arena::Reserve(BytesOf(layout, dtype)));
+  return ParameterBuffer(std::move(memory), dtype, layout.total_size());
+}
+
+absl::StatusOr<ParameterBuffer> ParameterBuffer::Create(const ParameterLayout& layout, DType dtype,
+                                                        DeviceSession& session) {
+  ASSIGN_OR_RETURN(Arena memory, session.Reserve(BytesOf(layout, dtype)));
+  return ParameterBuffer(std::move(memory), dtype, layout.total_size());
 }
 
 TensorView ParameterBuffer::View(const ParameterSpec& spec) const {
@@ -128,8 +139,22 @@ TensorView ParameterBuffer::View(const ParameterSpec& spec) const {
   return spec.shape.size() == 1 ? rows : rows.Reshape({spec.shape[0], spec.shape[1]});
 }
 
-void ParameterBuffer::Zero() {
-  std::memset(flat_.raw(), 0, static_cast<size_t>(flat_.bytes()));
+absl::Status CopyParameters(const ExecutionContext& context, const ParameterBuffer& host,
+                            const ParameterBuffer& device) {
+  const TensorView from = host.Flat();
+  const TensorView to = device.Flat();
+  SALAMANDER_CHECK(from.size() == to.size()) << from.ShapeString() << " to " << to.ShapeString();
+  if (from.dtype() == to.dtype()) return CopyFromHost(context, from.raw(), to);
+  const ExecutionContext on_host;
+  const int64_t piece = std::min(kRoundedElements, from.size());
+  std::vector<double> memory(static_cast<size_t>(piece));  // holds an element of any dtype each
+  for (int64_t begin = 0; begin < from.size(); begin += piece) {
+    const int64_t count = std::min(piece, from.size() - begin);
+    const TensorView rounded(memory.data(), to.dtype(), {count});
+    RETURN_IF_ERROR(Convert(on_host, from.Rows(begin, count), rounded));
+    RETURN_IF_ERROR(CopyFromHost(context, rounded.raw(), to.Rows(begin, count)));
+  }
+  return absl::OkStatus();
 }
 
 void FillNormal(TensorView view, const std::string& name, uint64_t seed,

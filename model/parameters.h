@@ -8,10 +8,13 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
 #include "kernels/base/arena.h"
+#include "kernels/base/execution_context.h"
 #include "kernels/base/tensor_view.h"
+#include "kernels/device.h"
 #include "model/config.h"
 
 namespace salamander {
@@ -35,7 +38,7 @@ struct ParameterSpec {
   ParameterKind kind = ParameterKind::kMatrix;
   ParameterRole role = ParameterRole::kMlp;
   int64_t layer = -1;  // -1 outside the layers
-  int64_t offset = 0;  // elements into the flat buffer, 16-element aligned
+  int64_t offset = 0;  // elements into the flat buffer, 64-element aligned
 
   int64_t size() const;
 };
@@ -69,22 +72,31 @@ class ParameterLayout {
 // One flat, zero-filled buffer laid out by a ParameterLayout: weights, gradients or a moment.
 class ParameterBuffer {
  public:
+  // Of the host.
   static absl::StatusOr<ParameterBuffer> Create(const ParameterLayout& layout, DType dtype);
+  // Of the session's device. Fails where it has not so much memory left.
+  static absl::StatusOr<ParameterBuffer> Create(const ParameterLayout& layout, DType dtype,
+                                                DeviceSession& session);
 
   TensorView View(const ParameterSpec& spec) const;
   TensorView Flat() const { return flat_; }
-  void Zero();
 
  private:
-  ParameterBuffer(Arena memory, TensorView flat) : memory_(std::move(memory)), flat_(flat) {}
+  ParameterBuffer(Arena memory, DType dtype, int64_t size)
+      : memory_(std::move(memory)), flat_(memory_.Tensor(dtype, {size})) {}
 
   Arena memory_;
   TensorView flat_;
 };
 
-// Fills the weights as a model trained from scratch starts: Normal(0, initializer_range) for
-// matrices, ones for norms; a pure function of (seed, parameter name), so that it depends on
-// neither order nor layout.
+// Copies a buffer of the host's to one of the same layout on the context's device, rounding where
+// that one's dtype is narrower. Waits for nothing.
+absl::Status CopyParameters(const ExecutionContext& context, const ParameterBuffer& host,
+                            const ParameterBuffer& device);
+
+// Fills the weights, on the host, as a model trained from scratch starts: Normal(0,
+// initializer_range) for matrices, ones for norms; a pure function of (seed, parameter name), so
+// that it depends on neither order nor layout.
 void InitializeWeights(const ModelConfig& config, const ParameterLayout& layout, uint64_t seed,
                        ParameterBuffer& weights);
 

@@ -64,19 +64,26 @@ MixerPass Transformer::PassOf(const ForwardPass& pass, const Activations& tables
           .cache = pass.cache == nullptr ? nullptr : &pass.cache->layer(layer)};
 }
 
-void Transformer::MakeTables(const ForwardPass& pass, DType dtype, Activations& tables) const {
+absl::Status Transformer::MakeTables(const ForwardPass& pass, DType dtype,
+                                     Activations& tables) const {
   const int64_t tokens = pass.tokens.dim(0);
   const auto make = [&](int64_t head_dim) {
     return MakeRopeTables(*pass.execution, config_, head_dim, dtype, pass.segments, tokens);
   };
   tables.softmax_rope = tables.lightning_rope = {};
   if (config_.softmax.use_rope && config_.has_mixer(MixerKind::kSoftmax)) {
-    tables.softmax_rope = make(config_.softmax.head_dim);
+    ASSIGN_OR_RETURN(tables.softmax_rope, make(config_.softmax.head_dim));
   }
-  if (!config_.lightning.use_rope || !config_.has_mixer(MixerKind::kLightning)) return;
+  if (!config_.lightning.use_rope || !config_.has_mixer(MixerKind::kLightning))
+    return absl::OkStatus();
   const bool same = !tables.softmax_rope.cosines.empty() &&
                     config_.softmax.head_dim == config_.lightning.head_dim;
-  tables.lightning_rope = same ? tables.softmax_rope : make(config_.lightning.head_dim);
+  if (same) {
+    tables.lightning_rope = tables.softmax_rope;
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(tables.lightning_rope, make(config_.lightning.head_dim));
+  return absl::OkStatus();
 }
 
 absl::Status Transformer::LayerForward(const ForwardPass& pass, int64_t layer,
@@ -100,7 +107,7 @@ absl::Status Transformer::LayerForward(const ForwardPass& pass, int64_t layer,
   };
 
   saved.input_hidden = stream.in_place || !stream.has_branch ? stream.residual : activation();
-  saved.input_inverse_rms = execution.arena->Tensor(dtype, {tokens});
+  saved.input_inverse_rms = execution.arena->Tensor(StatisticsType(dtype), {tokens});
   saved.mixer_input = activation();
   RETURN_IF_ERROR(normalise(weights.input_norm, saved.input_hidden, saved.input_inverse_rms,
                             saved.mixer_input));
@@ -118,7 +125,7 @@ absl::Status Transformer::LayerForward(const ForwardPass& pass, int64_t layer,
   }
 
   saved.post_hidden = stream.in_place ? stream.residual : activation();
-  saved.post_inverse_rms = execution.arena->Tensor(dtype, {tokens});
+  saved.post_inverse_rms = execution.arena->Tensor(StatisticsType(dtype), {tokens});
   saved.mlp_input = activation();
   RETURN_IF_ERROR(
       normalise(weights.post_norm, saved.post_hidden, saved.post_inverse_rms, saved.mlp_input));
@@ -134,7 +141,7 @@ absl::StatusOr<TensorView> Transformer::Forward(const ForwardPass& pass, Activat
   const int64_t mark = arena.used_bytes();
   Activations discarded;
   Activations& kept = saved == nullptr ? discarded : *saved;
-  MakeTables(pass, dtype, kept);
+  RETURN_IF_ERROR(MakeTables(pass, dtype, kept));
   kept.layers.assign(config_.layers.size(), {});
 
   Stream stream{.residual = arena.Tensor(dtype, {tokens, config_.width}),
@@ -152,7 +159,7 @@ absl::StatusOr<TensorView> Transformer::Forward(const ForwardPass& pass, Activat
   }
   kept.final_hidden =
       stream.in_place ? stream.residual : arena.Tensor(dtype, {tokens, config_.width});
-  kept.final_inverse_rms = arena.Tensor(dtype, {tokens});
+  kept.final_inverse_rms = arena.Tensor(StatisticsType(dtype), {tokens});
   RETURN_IF_ERROR(RmsNormForward(*pass.execution, {.residual = stream.residual,
                                                    .branch = stream.branch,
                                                    .branch_scale = config_.residual_scale,

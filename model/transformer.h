@@ -34,7 +34,7 @@ using MixerTap = std::function<absl::Status(const MixerCall& call)>;
 
 struct ForwardPass {
   const ExecutionContext* execution = nullptr;
-  TensorView tokens;             // [T] int32
+  TensorView tokens;             // [T] int32, on the device like every tensor
   Segments segments;             // cover every row
   DecodeCache* cache = nullptr;  // generation
   absl::Span<const bool> use_candidate =
@@ -42,6 +42,7 @@ struct ForwardPass {
   MixerTap tap;  // or empty
 };
 
+// Inverse norms are in the activations' StatisticsType.
 struct LayerActivations {
   TensorView input_hidden, input_inverse_rms, mixer_input;  // [T, C], [T], [T, C]
   MixerActivations mixer;
@@ -51,7 +52,7 @@ struct LayerActivations {
 
 // What the backward needs, in the context's arena.
 struct Activations {
-  RopeTables softmax_rope, lightning_rope;
+  RotaryTables softmax_rope, lightning_rope;
   std::vector<LayerActivations> layers;
   TensorView final_hidden, final_inverse_rms;  // [T, C], [T]
 };
@@ -84,7 +85,7 @@ class Transformer {
   MixerPass PassOf(const ForwardPass& pass, const Activations& tables, int64_t layer,
                    MixerKind kind) const;
   MixerKind KindOf(const ForwardPass& pass, int64_t layer) const;
-  void MakeTables(const ForwardPass& pass, DType dtype, Activations& tables) const;
+  absl::Status MakeTables(const ForwardPass& pass, DType dtype, Activations& tables) const;
   absl::Status LayerForward(const ForwardPass& pass, int64_t layer, const Activations& tables,
                             Stream& stream, LayerActivations& saved) const;
   absl::Status LayerBackward(const ForwardPass& pass, int64_t layer, Activations& saved,

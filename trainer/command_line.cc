@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
@@ -34,6 +35,24 @@ std::function<std::string(const std::string&)> Within(double low, double high) {
 }
 std::function<std::string(const std::string&)> AtLeast(double low) {
   return Within(low, kUnlimited);
+}
+
+void AddDeviceOption(CLI::App* command, DeviceChoice& device) {
+  const auto index_of = [](const std::string& text) {
+    return std::find(std::begin(kDeviceChoices), std::end(kDeviceChoices), text) - kDeviceChoices;
+  };
+  command
+      ->add_option_function<std::string>(
+          "--device",
+          [&device, index_of](const std::string& text) {
+            device = static_cast<DeviceChoice>(index_of(text));
+          },
+          "auto (a GPU if there is one), cpu or cuda")
+      ->check([index_of](const std::string& text) -> std::string {
+        if (index_of(text) < std::ssize(kDeviceChoices)) return "";
+        return absl::StrCat(text, "; expected one of ", absl::StrJoin(kDeviceChoices, ", "));
+      })
+      ->default_str("auto");
 }
 
 // One subcommand: its options live as long as the parse, its run is kept where the user chose it.
@@ -138,6 +157,7 @@ class CommandLine {
         ->add_option("--report-tokens", options->report_tokens, "tokens the report is measured on")
         ->check(AtLeast(1))
         ->capture_default_str();
+    AddDeviceOption(command, options->device);
   }
 
   void AddTrain() {
@@ -155,6 +175,7 @@ class CommandLine {
                            "select select.yaml --out keep.yaml", RunSelect);
     command->add_option("config", options->config, "select.yaml")->required();
     command->add_option("--out", options->out, "keep.yaml to write")->required();
+    AddDeviceOption(command, options->device);
   }
 
   void AddEvaluate() {
@@ -182,6 +203,7 @@ class CommandLine {
         ->check(AtLeast(1))
         ->capture_default_str();
     command->add_option("--json", options->json, "also write the result here");
+    AddDeviceOption(command, options->device);
   }
 
   void AddGenerate() {
@@ -207,6 +229,7 @@ class CommandLine {
     command->add_option("--seed", options->seed, "of the sampling")
         ->check(AtLeast(0))
         ->capture_default_str();
+    AddDeviceOption(command, options->device);
   }
 
   void AddExport() {

@@ -10,6 +10,13 @@
 #include "absl/strings/str_cat.h"
 
 namespace salamander {
+namespace {
+
+void Unmap(void* base, int64_t capacity_bytes) {
+  munmap(base, static_cast<size_t>(capacity_bytes));
+}
+
+}  // namespace
 
 absl::StatusOr<Arena> Arena::Reserve(int64_t capacity_bytes) {
   void* base = mmap(nullptr, static_cast<size_t>(capacity_bytes), PROT_READ | PROT_WRITE,
@@ -19,7 +26,7 @@ absl::StatusOr<Arena> Arena::Reserve(int64_t capacity_bytes) {
         "cannot reserve ", capacity_bytes, " bytes of address space: ", std::strerror(errno),
         "; lower the tokens per micro-batch or raise `ulimit -v`"));
   }
-  return Arena(static_cast<char*>(base), capacity_bytes);
+  return Adopt(base, capacity_bytes, Unmap);
 }
 
 Arena::Arena(Arena&& other) noexcept {
@@ -29,13 +36,14 @@ Arena::Arena(Arena&& other) noexcept {
 Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(base_, other.base_);
   std::swap(capacity_, other.capacity_);
+  std::swap(release_, other.release_);
   std::swap(used_, other.used_);
   std::swap(peak_, other.peak_);
   return *this;
 }
 
 Arena::~Arena() {
-  if (base_ != nullptr) munmap(base_, static_cast<size_t>(capacity_));
+  if (base_ != nullptr) release_(base_, capacity_);
 }
 
 void* Arena::Allocate(int64_t bytes) {

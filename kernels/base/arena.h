@@ -1,6 +1,6 @@
-// Bump allocator for everything a step needs. The address range is reserved at setup and memory is
-// committed on first touch, so a step makes no allocation call and a generous capacity costs
-// nothing.
+// Bump allocator for everything a step needs, so that a step makes no allocation call. On the CPU
+// the address range is reserved at setup and memory is committed on first touch: a generous
+// capacity costs nothing. On a device the memory itself is taken at setup.
 #ifndef KERNELS_BASE_ARENA_H_
 #define KERNELS_BASE_ARENA_H_
 
@@ -15,10 +15,19 @@ namespace salamander {
 
 class Arena {
  public:
-  static constexpr int64_t kAlignment = 64;  // one cache line, and the widest vector register
+  // Four cache lines: what the widest loads, bulk copies and libraries of any device ask for.
+  static constexpr int64_t kAlignment = 256;
 
-  // Reserves `capacity_bytes` of address space. Fails where the system refuses the reservation.
+  // Reserves `capacity_bytes` of the host's address space. Fails where the system refuses the
+  // reservation.
   static absl::StatusOr<Arena> Reserve(int64_t capacity_bytes);
+
+  // Takes over memory of any device; `release(base, capacity_bytes)` gives it back at the end.
+  // Requires: base is aligned to kAlignment.
+  using Release = void (*)(void* base, int64_t capacity_bytes);
+  static Arena Adopt(void* base, int64_t capacity_bytes, Release release) {
+    return Arena(static_cast<char*>(base), capacity_bytes, release);
+  }
 
   Arena(Arena&& other) noexcept;
   Arena& operator=(Arena&& other) noexcept;
@@ -41,10 +50,12 @@ class Arena {
   void RewindTo(int64_t used_bytes) { used_ = used_bytes; }
 
  private:
-  Arena(char* base, int64_t capacity) : base_(base), capacity_(capacity) {}
+  Arena(char* base, int64_t capacity, Release release)
+      : base_(base), capacity_(capacity), release_(release) {}
 
   char* base_ = nullptr;
   int64_t capacity_ = 0;
+  Release release_ = nullptr;
   int64_t used_ = 0;
   int64_t peak_ = 0;
 };

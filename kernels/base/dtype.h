@@ -22,6 +22,12 @@ constexpr size_t SizeOf(DType dtype) {
   return 0;
 }
 
+// What an op keeps per row or per head beside activations of `dtype`: softmax denominators, inverse
+// norms, recurrent states. Never narrower than fp32.
+constexpr DType StatisticsType(DType dtype) {
+  return dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+}
+
 constexpr const char* Name(DType dtype) {
   switch (dtype) {
     case DType::kFloat32:

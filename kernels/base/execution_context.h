@@ -6,17 +6,23 @@
 
 namespace salamander {
 
+namespace cuda {
+class Runtime;
+}
+
 enum class DeviceKind { kCpu, kCuda };
 
 struct Device {
   DeviceKind kind = DeviceKind::kCpu;
-  int index = 0;
+  int index = 0;  // among the CUDA devices that the process sees
+
+  bool operator==(const Device&) const = default;
 };
 
 struct ExecutionContext {
   Device device;
-  void* stream = nullptr;  // cudaStream_t on CUDA, unused on the CPU
-  Arena* arena = nullptr;  // scratch; an op returns all it took before it returns
+  Arena* arena = nullptr;         // scratch; an op returns all it took before it returns
+  cuda::Runtime* cuda = nullptr;  // stream and library handles of a CUDA device; null on the CPU
 };
 
 }  // namespace salamander

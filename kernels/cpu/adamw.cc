@@ -2,6 +2,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "kernels/base/bfloat16.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/parallel.h"
 
@@ -13,9 +14,9 @@ namespace {
 // step (1 - lr * decay would lose most of a small decay's digits).
 template <typename Real>
 struct Coefficients {
-  Coefficients(const AdamWArgs& args, const AdamWTensor& tensor) {
+  Coefficients(const AdamWArgs& args, const AdamWTensor& tensor, double clip) {
     const auto step = static_cast<double>(args.step);
-    gradient_scale = static_cast<Real>(args.gradient_scale);
+    gradient_scale = static_cast<Real>(clip);
     first_rate = static_cast<Real>(1.0 - args.beta1);
     second_rate = static_cast<Real>(1.0 - args.beta2);
     step_size = static_cast<Real>(tensor.learning_rate / (1.0 - std::pow(args.beta1, step)));
@@ -33,6 +34,7 @@ void Update(const Coefficients<Real>& k, const AdamWTensor& tensor) {
   const Real* const gradient = tensor.gradient.data<Real>();
   Real* const first_moment = tensor.first_moment.data<Real>();
   Real* const second_moment = tensor.second_moment.data<Real>();
+  auto* const rounded = static_cast<uint16_t*>(tensor.rounded.raw());
   ParallelPieces(tensor.weight.size(), [=](int64_t begin, int64_t end) {
 #pragma omp simd
     for (int64_t i = begin; i < end; ++i) {
@@ -43,6 +45,10 @@ void Update(const Coefficients<Real>& k, const AdamWTensor& tensor) {
       first_moment[i] = m;
       second_moment[i] = v;
       weight[i] = w - (k.step_size * m / (std::sqrt(v) * k.root_scale + k.epsilon) + k.decay * w);
+    }
+    if (rounded == nullptr) return;
+    for (int64_t i = begin; i < end; ++i) {
+      rounded[i] = Bfloat16OfFloat(static_cast<float>(weight[i]));
     }
   });
 }
@@ -79,22 +85,27 @@ double Squares(Arena& arena, const TensorView& tensor) {
 }  // namespace
 
 absl::Status AdamWUpdate(const ExecutionContext&, const AdamWArgs& args) {
+  const double squares = *args.gradient_squares.data<double>();
+  if (!std::isfinite(squares)) return absl::OkStatus();
+  const double norm = std::sqrt(squares);
+  const double clip = args.clip_norm > 0 && norm > args.clip_norm ? args.clip_norm / norm : 1.0;
   for (const AdamWTensor& tensor : args.tensors) {
     ForReal(tensor.weight.dtype(), [&](auto real) {
       using Real = decltype(real);
-      Update<Real>(Coefficients<Real>(args, tensor), tensor);
+      Update<Real>(Coefficients<Real>(args, tensor, clip), tensor);
     });
   }
   return absl::OkStatus();
 }
 
 absl::Status SumOfSquares(const ExecutionContext& context, absl::Span<const TensorView> tensors,
-                          double* sum) {
-  *sum = 0;
+                          const TensorView& sum) {
+  double total = 0;
   for (const TensorView& tensor : tensors) {
     ForReal(tensor.dtype(),
-            [&](auto real) { *sum += Squares<decltype(real)>(*context.arena, tensor); });
+            [&](auto real) { total += Squares<decltype(real)>(*context.arena, tensor); });
   }
+  *sum.data<double>() = total;
   return absl::OkStatus();
 }
 

@@ -18,6 +18,7 @@
 #include "kernels/linear.h"
 #include "kernels/memory.h"
 #include "kernels/rms_norm.h"
+#include "kernels/rope_tables.h"
 #include "kernels/sigmoid_gate.h"
 #include "kernels/sparse_attention.h"
 #include "kernels/swiglu.h"
@@ -27,6 +28,12 @@ namespace salamander::cpu {
 absl::Status Zero(const ExecutionContext& context, const TensorView& tensor);
 absl::Status Copy(const ExecutionContext& context, const TensorView& source,
                   const TensorView& destination);
+absl::Status Convert(const ExecutionContext& context, const TensorView& source,
+                     const TensorView& destination);
+absl::Status CopyFromHost(const ExecutionContext& context, const void* host,
+                          const TensorView& destination);
+absl::Status CopyToHost(const ExecutionContext& context, const TensorView& source, void* host);
+absl::Status RopeTables(const ExecutionContext& context, const RopeTablesArgs& args);
 absl::Status LinearForward(const ExecutionContext& context, const LinearForwardArgs& args);
 absl::Status LinearBackward(const ExecutionContext& context, const LinearBackwardArgs& args);
 absl::Status EmbeddingForward(const ExecutionContext& context, const EmbeddingForwardArgs& args);
@@ -49,7 +56,7 @@ absl::Status HeadLogits(const ExecutionContext& context, const HeadLogitsArgs& a
 absl::Status LayerMse(const ExecutionContext& context, const LayerMseArgs& args);
 absl::Status AdamWUpdate(const ExecutionContext& context, const AdamWArgs& args);
 absl::Status SumOfSquares(const ExecutionContext& context, absl::Span<const TensorView> tensors,
-                          double* sum);
+                          const TensorView& sum);
 absl::Status DenseAttentionForward(const ExecutionContext& context,
                                    const DenseAttentionForwardArgs& args);
 absl::Status DenseAttentionBackward(const ExecutionContext& context,

@@ -211,7 +211,7 @@ absl::Status CrossEntropy(const ExecutionContext& context, const HeadCrossEntrop
     CollectLosses(chunk, losses, args.token_losses, loss_sum);
     RETURN_IF_ERROR(PropagateGradient(context, chunk, hidden, args.head, rows, args.gradients));
   }
-  if (args.loss_sum != nullptr) *args.loss_sum = loss_sum;
+  if (!args.loss_sum.empty()) *args.loss_sum.data<double>() += loss_sum;
   return absl::OkStatus();
 }
 
@@ -247,7 +247,7 @@ absl::Status Distillation(const ExecutionContext& context, const HeadDistillatio
     RETURN_IF_ERROR(
         PropagateGradient(context, chunk, hidden, args.head, student_rows, args.gradients));
   }
-  if (args.loss_sum != nullptr) *args.loss_sum = loss_sum;
+  if (!args.loss_sum.empty()) *args.loss_sum.data<double>() += loss_sum;
   return absl::OkStatus();
 }
 

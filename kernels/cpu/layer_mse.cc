@@ -61,11 +61,9 @@ Sums Run(const ExecutionContext& context, const LayerMseArgs& args) {
 absl::Status LayerMse(const ExecutionContext& context, const LayerMseArgs& args) {
   Sums sums;
   ForReal(args.output.dtype(), [&](auto real) { sums = Run<decltype(real)>(context, args); });
-  const auto& [error, targets, products, outputs] = sums;
-  *args.loss_sum = error;
-  if (args.target_sum != nullptr) *args.target_sum = targets;
-  if (args.product_sum != nullptr) *args.product_sum = products;
-  if (args.output_sum != nullptr) *args.output_sum = outputs;
+  *args.loss_sum.data<double>() += sums[0];
+  if (args.moments.empty()) return absl::OkStatus();
+  for (size_t i = 1; i < sums.size(); ++i) args.moments.data<double>()[i - 1] += sums[i];
   return absl::OkStatus();
 }
 

@@ -239,12 +239,12 @@ class Sweep {
 };
 
 template <typename Element>
-Layout<Element> MakeLayout(const TensorView& q, const TensorView& slopes, Segments segments,
+Layout<Element> MakeLayout(const TensorView& q, absl::Span<const double> slopes, Segments segments,
                            Arena& arena) {
   const int64_t heads = q.dim(1);
   auto* const tables = arena.Array<Element>(heads * DecayTable<Element>::kSize);
   for (int64_t head = 0; head < heads; ++head) {
-    const Element slope = slopes.data<Element>()[head];
+    const auto slope = static_cast<Element>(slopes[static_cast<size_t>(head)]);
     SALAMANDER_CHECK(slope >= 0) << "slope " << slope << " of head " << head;
     DecayTable<Element>(tables + head * DecayTable<Element>::kSize).Fill(slope);
   }

@@ -1,8 +1,29 @@
+#include <algorithm>
 #include <cstring>
 
+#include "kernels/base/bfloat16.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/parallel.h"
 
 namespace salamander::cpu {
+namespace {
+
+// Calls function(load) with load(i) the tensor's element i, widened where it is bf16.
+template <typename Function>
+void WithElements(const TensorView& tensor, const Function& function) {
+  switch (tensor.dtype()) {
+    case DType::kBFloat16:
+      return function([bits = static_cast<const uint16_t*>(tensor.raw())](int64_t i) {
+        return FloatOfBfloat16(bits[i]);
+      });
+    case DType::kFloat64:
+      return function([x = tensor.data<double>()](int64_t i) { return x[i]; });
+    default:
+      return function([x = tensor.data<float>()](int64_t i) { return x[i]; });
+  }
+}
+
+}  // namespace
 
 absl::Status Zero(const ExecutionContext&, const TensorView& tensor) {
   std::memset(tensor.raw(), 0, static_cast<size_t>(tensor.bytes()));
@@ -12,6 +33,44 @@ absl::Status Zero(const ExecutionContext&, const TensorView& tensor) {
 absl::Status Copy(const ExecutionContext&, const TensorView& source,
                   const TensorView& destination) {
   std::memcpy(destination.raw(), source.raw(), static_cast<size_t>(source.bytes()));
+  return absl::OkStatus();
+}
+
+absl::Status Convert(const ExecutionContext&, const TensorView& source,
+                     const TensorView& destination) {
+  WithElements(source, [&](const auto& load) {
+    ParallelPieces(source.size(), [&](int64_t begin, int64_t end) {
+      switch (destination.dtype()) {
+        case DType::kBFloat16:
+          for (int64_t i = begin; i < end; ++i) {
+            static_cast<uint16_t*>(destination.raw())[i] =
+                Bfloat16OfFloat(static_cast<float>(load(i)));
+          }
+          break;
+        case DType::kFloat64:
+          for (int64_t i = begin; i < end; ++i) {
+            destination.data<double>()[i] = static_cast<double>(load(i));
+          }
+          break;
+        default:
+          for (int64_t i = begin; i < end; ++i) {
+            destination.data<float>()[i] = static_cast<float>(load(i));
+          }
+      }
+    });
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CopyFromHost(const ExecutionContext&, const void* host,
+                          const TensorView& destination) {
+  std::copy_n(static_cast<const char*>(host), destination.bytes(),
+              static_cast<char*>(destination.raw()));
+  return absl::OkStatus();
+}
+
+absl::Status CopyToHost(const ExecutionContext&, const TensorView& source, void* host) {
+  std::copy_n(static_cast<const char*>(source.raw()), source.bytes(), static_cast<char*>(host));
   return absl::OkStatus();
 }
 

@@ -22,6 +22,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
+#include "kernels/base/execution_context.h"
 #include "kernels/base/tensor_view.h"
 #include "model/parallel/communicator.h"
 
@@ -32,15 +33,16 @@ struct TensorPiece {
   std::string name;            // "weights/layers.0.mixer.query.weight"
   std::vector<int64_t> shape;  // of the whole tensor
   int64_t row_begin = 0;       // of the first axis
-  TensorView rows;             // [n, shape[1], ...]
+  TensorView rows;             // [n, shape[1], ...], on the host or a device
 };
 
 // Collective: every rank gives its pieces; rank 0's texts are written. Nothing appears under `path`
 // before all of it is on disk. Fails where `path` exists, and on every rank where one rank fails.
-// Removes what writers that were killed left in the same folder.
+// Removes what writers that were killed left in the same folder. The pieces lie on `where`'s device
+// and come to the host one at a time.
 absl::Status WriteCheckpoint(const std::string& path, absl::Span<const TensorPiece> pieces,
                              const std::map<std::string, std::string>& metadata,
-                             Communicator& ranks);
+                             Communicator& ranks, const ExecutionContext& where = {});
 
 // Shares whole tensors out so that every rank writes about the same number of bytes; a pure
 // function of the list.

@@ -11,6 +11,7 @@
 #include "data/storage/file_bytes.h"
 #include "data/storage/hdf5_file.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/memory.h"
 #include "model/checkpoint/checkpoint.h"
 #include "model/checkpoint/manifest.h"
 
@@ -28,7 +29,8 @@ StoredType StoredTypeOf(DType dtype) {
 }
 
 absl::StatusOr<Manifest> WriteShard(const std::string& directory,
-                                    absl::Span<const TensorPiece> pieces, Communicator& ranks) {
+                                    absl::Span<const TensorPiece> pieces, Communicator& ranks,
+                                    const ExecutionContext& where) {
   const std::string name = ShardName(ranks.rank(), ranks.size());
   const std::string path = absl::StrCat(directory, "/", name);
   Manifest part;
@@ -39,8 +41,10 @@ absl::StatusOr<Manifest> WriteShard(const std::string& directory,
     const StoredType type = StoredTypeOf(piece.rows.dtype());
     ASSIGN_OR_RETURN(Hdf5Dataset dataset,
                      file.CreateDataset(absl::StrCat("/", piece.name), type, dims));
-    RETURN_IF_ERROR(dataset.Write(type, 0, dims[0], piece.rows.raw()));
-    const uint64_t checksum = ChecksumOf(piece.rows.raw(), static_cast<size_t>(piece.rows.bytes()));
+    std::vector<char> bytes(static_cast<size_t>(piece.rows.bytes()));
+    RETURN_IF_ERROR(CopyToHost(where, piece.rows, bytes.data()));
+    RETURN_IF_ERROR(dataset.Write(type, 0, dims[0], bytes.data()));
+    const uint64_t checksum = ChecksumOf(bytes.data(), bytes.size());
     part.tensors[piece.name] = {piece.rows.dtype(),
                                 piece.shape,
                                 {{name, piece.row_begin, dims[0], ChecksumText(checksum)}}};
@@ -103,7 +107,7 @@ absl::Status Publish(AtomicDirectory& directory, const std::vector<std::string>&
 
 absl::Status WriteCheckpoint(const std::string& path, absl::Span<const TensorPiece> pieces,
                              const std::map<std::string, std::string>& metadata,
-                             Communicator& ranks) {
+                             Communicator& ranks, const ExecutionContext& where) {
   const bool is_first = ranks.rank() == 0;
   auto directory = is_first ? BeginDirectory(path)
                             : absl::StatusOr<AtomicDirectory>(absl::UnknownError("rank 0 owns it"));
@@ -112,7 +116,7 @@ absl::Status WriteCheckpoint(const std::string& path, absl::Span<const TensorPie
                    ranks.AllGather(is_first ? directory->temporary_path() : ""));
 
   const std::string& temporary = paths.front();
-  const auto part = WriteShard(temporary, pieces, ranks);
+  const auto part = WriteShard(temporary, pieces, ranks, where);
   RETURN_IF_ERROR(AgreeOnStatus(ranks, WithFinalName(part.status(), temporary, path)));
   ASSIGN_OR_RETURN(const std::vector<std::string> parts, ranks.AllGather(ManifestText(*part)));
   return AgreeOnStatus(

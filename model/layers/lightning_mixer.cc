@@ -21,15 +21,7 @@ LightningMixer::LightningMixer(const LightningConfig& config, double norm_epsilo
     : shape_{config.heads, config.kv_heads, config.head_dim, norm_epsilon},
       weights_(weights),
       scale_(LightningScaleValue(config)),
-      slopes_(LightningSlopes(config)),
-      slopes_fp32_(slopes_.begin(), slopes_.end()) {}
-
-TensorView LightningMixer::Slopes(DType dtype) const {
-  // Kernels only read slopes; TensorView has no constant form.
-  return dtype == DType::kFloat64
-             ? TensorView::Of(const_cast<double*>(slopes_.data()), {shape_.heads})
-             : TensorView::Of(const_cast<float*>(slopes_fp32_.data()), {shape_.heads});
-}
+      slopes_(LightningSlopes(config)) {}
 
 absl::Status LightningMixer::Forward(const MixerPass& pass, TensorView input, TensorView output,
                                      MixerActivations& saved) const {
@@ -43,7 +35,7 @@ absl::Status LightningMixer::Forward(const MixerPass& pass, TensorView input, Te
       *pass.execution, {.q = saved.query,
                         .k = saved.key,
                         .v = saved.value,
-                        .slopes = Slopes(input.dtype()),
+                        .slopes = slopes_,
                         .segments = pass.cache == nullptr ? Segments(stateless) : pass.segments,
                         .scale = scale_,
                         .states = pass.cache == nullptr ? TensorView() : pass.cache->states,
@@ -51,7 +43,7 @@ absl::Status LightningMixer::Forward(const MixerPass& pass, TensorView input, Te
   TensorView mixed = saved.attention.Reshape({tokens, inner});
   if (!weights_.output_norm.empty()) {
     saved.normed = arena.Tensor(input.dtype(), {tokens, inner});
-    saved.output_inverse_rms = arena.Tensor(input.dtype(), {tokens});
+    saved.output_inverse_rms = arena.Tensor(StatisticsType(input.dtype()), {tokens});
     RETURN_IF_ERROR(RmsNormForward(*pass.execution, {.residual = mixed,
                                                      .branch = {},
                                                      .weight = weights_.output_norm,
@@ -104,7 +96,7 @@ absl::Status LightningMixer::Backward(const MixerPass& pass, TensorView input,
       *pass.execution, {.q = saved.query,
                         .k = saved.key,
                         .v = saved.value,
-                        .slopes = Slopes(input.dtype()),
+                        .slopes = slopes_,
                         .segments = stateless,
                         .scale = scale_,
                         .states = {},

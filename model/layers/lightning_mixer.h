@@ -23,13 +23,10 @@ class LightningMixer : public Mixer {
                         const MixerTensors& gradients) const override;
 
  private:
-  TensorView Slopes(DType dtype) const;  // [H]
-
   ProjectionShape shape_;
   MixerTensors weights_;
   double scale_;
-  std::vector<double> slopes_;
-  std::vector<float> slopes_fp32_;
+  std::vector<double> slopes_;  // [H]
 };
 
 }  // namespace salamander

@@ -20,7 +20,7 @@ namespace salamander {
 struct MixerPass {
   const ExecutionContext* execution = nullptr;
   Segments segments;
-  RopeTables rope;                    // for this mixer's head dimension; empty where it has no RoPE
+  RotaryTables rope;                  // for this mixer's head dimension; empty where it has no RoPE
   const LayerCache* cache = nullptr;  // generation: keys reach back and states go on
 };
 
@@ -28,10 +28,10 @@ struct MixerPass {
 // part.
 struct MixerActivations {
   TensorView query_projected, key_projected;      // [T, H, D], [T, Hkv, D] before the per-head norm
-  TensorView query_inverse_rms, key_inverse_rms;  // [T, H], [T, Hkv]
+  TensorView query_inverse_rms, key_inverse_rms;  // [T, H], [T, Hkv] in the StatisticsType
   TensorView query, key, value;                   // as the attention reads them
   TensorView attention;                           // [T, H, D] what the attention gives
-  TensorView logsumexp;                           // [T, H] softmax
+  TensorView logsumexp;                           // [T, H] softmax, in the StatisticsType
   TensorView blocks;                              // [T, Hkv, N] sparse
   TensorView normed, output_inverse_rms;          // [T, H*D], [T] after the output norm
   TensorView gate;                                // [T, H*D] before the sigmoid

@@ -30,7 +30,7 @@ absl::Status ProjectHeads(const MixerPass& pass, const ProjectionShape& shape, T
   part.projected = part.result;
   if (!part.norm.empty()) {
     part.projected = arena.Tensor(input.dtype(), {tokens, part.heads, shape.head_dim});
-    part.inverse_rms = arena.Tensor(input.dtype(), {tokens, part.heads});
+    part.inverse_rms = arena.Tensor(StatisticsType(input.dtype()), {tokens, part.heads});
   }
   RETURN_IF_ERROR(LinearForward(
       *pass.execution, {.input = input, .weight = part.weight, .output = Flat(part.projected)}));

@@ -1,8 +1,10 @@
 #include "model/layers/rope.h"
 
-#include <algorithm>
 #include <cmath>
 #include <numbers>
+
+#include "kernels/base/status_macros.h"
+#include "kernels/rope_tables.h"
 
 namespace salamander {
 namespace {
@@ -17,23 +19,6 @@ double Llama3Frequency(const RopeConfig& rope, double frequency) {
   const double blend = (original / wavelength - rope.low_frequency_factor) /
                        (rope.high_frequency_factor - rope.low_frequency_factor);
   return (1.0 - blend) * frequency / rope.factor + blend * frequency;
-}
-
-template <typename Element>
-void FillRows(const std::vector<double>& frequencies, double factor, const Segment& segment,
-              const RopeTables& tables) {
-  const auto half = static_cast<int64_t>(frequencies.size());
-#pragma omp parallel for schedule(static) if (segment.query_count * half > 4096)
-  for (int64_t row = 0; row < segment.query_count; ++row) {
-    Element* const cosines = tables.cosines.data<Element>() + (segment.query_begin + row) * half;
-    Element* const sines = tables.sines.data<Element>() + (segment.query_begin + row) * half;
-    const auto position = static_cast<double>(segment.first_position + row);
-    for (int64_t d = 0; d < half; ++d) {
-      const double angle = position * frequencies[static_cast<size_t>(d)];
-      cosines[d] = static_cast<Element>(factor * std::cos(angle));
-      sines[d] = static_cast<Element>(factor * std::sin(angle));
-    }
-  }
 }
 
 }  // namespace
@@ -71,24 +56,23 @@ double RopeAttentionFactor(const RopeConfig& rope, int64_t max_positions) {
   return stretch <= 1.0 ? 1.0 : std::sqrt(1.0 + std::log(stretch) / std::log(original));
 }
 
-RopeTables MakeRopeTables(const ExecutionContext& context, const ModelConfig& config,
-                          int64_t head_dim, DType dtype, Segments segments, int64_t tokens) {
-  const RopeTables tables{context.arena->Tensor(dtype, {tokens, head_dim / 2}),
-                          context.arena->Tensor(dtype, {tokens, head_dim / 2})};
-  const double factor = RopeAttentionFactor(config.rope, config.max_positions);
+absl::StatusOr<RotaryTables> MakeRopeTables(const ExecutionContext& context,
+                                            const ModelConfig& config, int64_t head_dim,
+                                            DType activations, Segments segments, int64_t tokens) {
+  const DType dtype = StatisticsType(activations);
+  const RotaryTables tables{context.arena->Tensor(dtype, {tokens, head_dim / 2}),
+                            context.arena->Tensor(dtype, {tokens, head_dim / 2})};
+  const int64_t original = config.rope.original_max_positions;
   const auto short_frequencies = RopeInverseFrequencies(config.rope, head_dim, 0);
-  const auto long_frequencies =
-      RopeInverseFrequencies(config.rope, head_dim, config.rope.original_max_positions + 1);
-  for (const Segment& segment : segments) {
-    const auto& frequencies = segment.key_count() > config.rope.original_max_positions
-                                  ? long_frequencies
-                                  : short_frequencies;
-    if (dtype == DType::kFloat64) {
-      FillRows<double>(frequencies, factor, segment, tables);
-    } else {
-      FillRows<float>(frequencies, factor, segment, tables);
-    }
-  }
+  const auto long_frequencies = RopeInverseFrequencies(config.rope, head_dim, original + 1);
+  RETURN_IF_ERROR(
+      RopeTables(context, {.short_frequencies = short_frequencies,
+                           .long_frequencies = long_frequencies,
+                           .short_length = original,
+                           .factor = RopeAttentionFactor(config.rope, config.max_positions),
+                           .segments = segments,
+                           .cosines = tables.cosines,
+                           .sines = tables.sines}));
   return tables;
 }
 

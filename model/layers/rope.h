@@ -1,9 +1,10 @@
-// Rotary tables for a packed stream: row t holds cos and sin of position(t) * inv_frequency[d] for
-// d < D/2.
+// A model's rotary frequencies, and its tables for a packed stream (kernels/rope_tables.h).
 #ifndef MODEL_LAYERS_ROPE_H_
 #define MODEL_LAYERS_ROPE_H_
 
 #include <vector>
+
+#include "absl/status/statusor.h"
 
 #include "kernels/base/execution_context.h"
 #include "kernels/base/segments.h"
@@ -22,16 +23,18 @@ std::vector<double> RopeInverseFrequencies(const RopeConfig& rope, int64_t head_
 // What cos and sin are multiplied by: 1, or longrope's sqrt(1 + ln(max / original) / ln(original)).
 double RopeAttentionFactor(const RopeConfig& rope, int64_t max_positions);
 
-struct RopeTables {
-  TensorView cosines, sines;  // [T, D/2]
+struct RotaryTables {
+  TensorView cosines, sines;  // [T, D/2] in the activations' StatisticsType
 };
 
-// Takes tables for `tokens` rows from the context's arena and fills the rows that segments name.
+// Takes tables for `tokens` rows of activations of a dtype from the context's arena and fills the
+// rows that segments name.
 // Longrope takes its long factors where the document so far (key_count) passes the original length;
 // a MiniCPM model extended beyond it has the long ones in both places
 // (model/checkpoint/huggingface/hf_rope.cc). Documents do not touch each other.
-RopeTables MakeRopeTables(const ExecutionContext& context, const ModelConfig& config,
-                          int64_t head_dim, DType dtype, Segments segments, int64_t tokens);
+absl::StatusOr<RotaryTables> MakeRopeTables(const ExecutionContext& context,
+                                            const ModelConfig& config, int64_t head_dim,
+                                            DType activations, Segments segments, int64_t tokens);
 
 }  // namespace salamander
 

@@ -49,7 +49,7 @@ absl::Status SoftmaxMixer::Forward(const MixerPass& pass, TensorView input, Tens
   Arena& arena = *pass.execution->arena;
   const int64_t tokens = input.dim(0);
   saved.attention = arena.Tensor(input.dtype(), {tokens, shape_.heads, shape_.head_dim});
-  saved.logsumexp = arena.Tensor(input.dtype(), {tokens, shape_.heads});
+  saved.logsumexp = arena.Tensor(StatisticsType(input.dtype()), {tokens, shape_.heads});
   const AttentionSplit split = SplitAttention(config_, pass.segments);
   if (!split.dense.empty()) {
     RETURN_IF_ERROR(DenseAttentionForward(*pass.execution, {.q = saved.query,

@@ -8,18 +8,25 @@
 
 #include "absl/status/statusor.h"
 
+#include "kernels/base/execution_context.h"
 #include "kernels/base/status_macros.h"
 #include "model/parallel/communicator.h"
 #include "model/parallel/mesh.h"
+#include "model/parallel/staged_communicator.h"
 
 namespace salamander {
 
 class ParallelContext {
  public:
-  // Collective over `world`, which outlives the context.
-  static absl::StatusOr<ParallelContext> Create(Communicator& world, const MeshShape& shape) {
+  // Collective over `world`, which outlives the context. Tensors of the axes' collectives lie on
+  // `execution`'s device; the world's lie on the host.
+  static absl::StatusOr<ParallelContext> Create(Communicator& world, const MeshShape& shape,
+                                                const ExecutionContext& execution) {
     const MeshCoordinate at = CoordinateOf(shape, world.rank());
     ASSIGN_OR_RETURN(auto data, world.Split(at.context * shape.tensor + at.tensor));
+    if (execution.device.kind == DeviceKind::kCuda) {
+      data = StagedCommunicator(std::move(data), execution);
+    }
     return ParallelContext(world, shape, at, std::move(data));
   }
 

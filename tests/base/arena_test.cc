@@ -108,7 +108,7 @@ TEST(ArenaTest, MovedArenaOwnsTheMemory) {
 TEST(ArenaDeathTest, RunningPastTheCapacityIsFatal) {
   Arena arena = ReserveArena(4096);
   arena.Allocate(4000);
-  EXPECT_DEATH(arena.Allocate(200), "arena of 4096 bytes has 4032 in use and was asked for 200");
+  EXPECT_DEATH(arena.Allocate(200), "arena of 4096 bytes has 4096 in use and was asked for 200");
 }
 
 }  // namespace

@@ -276,7 +276,8 @@ void BM_LayerMse(benchmark::State& state) {
                               .target = target.View(),
                               .row_weights = {},
                               .d_output = d_output.View(),
-                              .loss_sum = &loss});
+                              .loss_sum = TensorView::Of(&loss, {1}),
+                              .moments = {}});
   });
 }
 BENCHMARK(BM_LayerMse)->ArgNames({"T", "C"})->Args({2048, 256});
@@ -285,9 +286,13 @@ void BM_AdamWUpdate(benchmark::State& state) {
   const TestContext context;
   const TestTensor weight = Random({state.range(0)}), gradient = weight;
   const TestTensor m(DType::kFloat32, {state.range(0)}), v = m;
-  const AdamWTensor tensors[] = {{weight.View(), gradient.View(), m.View(), v.View(), 1e-4, 0.1}};
-  RunMoving(state, {weight, weight, gradient, m, m, v, v},
-            [&] { return AdamWUpdate(context, {.tensors = tensors}); });
+  const AdamWTensor tensors[] = {
+      {weight.View(), gradient.View(), m.View(), v.View(), {}, 1e-4, 0.1}};
+  double squares = 1.0;
+  RunMoving(state, {weight, weight, gradient, m, m, v, v}, [&] {
+    return AdamWUpdate(context,
+                       {.tensors = tensors, .gradient_squares = TensorView::Of(&squares, {1})});
+  });
 }
 BENCHMARK(BM_AdamWUpdate)->ArgName("size")->Arg(1 << 18)->Arg(1 << 24);
 
@@ -296,7 +301,7 @@ void BM_SumOfSquares(benchmark::State& state) {
   const TestTensor x = Random({state.range(0)});
   const TensorView tensors[] = {x.View()};
   double sum = 0;
-  RunMoving(state, {x}, [&] { return SumOfSquares(context, tensors, &sum); });
+  RunMoving(state, {x}, [&] { return SumOfSquares(context, tensors, TensorView::Of(&sum, {1})); });
 }
 BENCHMARK(BM_SumOfSquares)->ArgName("size")->Arg(1 << 18)->Arg(1 << 24);
 

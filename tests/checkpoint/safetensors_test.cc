@@ -13,7 +13,8 @@
 #include "absl/strings/str_cat.h"
 
 #include "data/storage/file_bytes.h"
-#include "model/checkpoint/huggingface/float_convert.h"
+#include "kernels/base/bfloat16.h"
+#include "model/checkpoint/huggingface/half_float.h"
 #include "tests/storage/full_disk.h"
 #include "tests/storage/temporary_directory.h"
 

@@ -1,7 +1,9 @@
 // Holds for any number of ranks; the build runs it on 1, 2 and 3.
 #include "model/parallel/communicator.h"
 
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -11,6 +13,7 @@
 #include "absl/strings/string_view.h"
 
 #include "model/parallel/parallel_context.h"
+#include "model/parallel/staged_communicator.h"
 #include "tests/distributed/world.h"
 #include "tests/support/random_tensor.h"
 
@@ -122,10 +125,44 @@ TEST(AgreeOnStatusTest, DoesNotTakeAFailureWithoutAMessageForSuccess) {
   EXPECT_FALSE(AgreeOnStatus(World(), fails ? absl::UnknownError("") : absl::OkStatus()).ok());
 }
 
+// Pieces of 256 bytes, so that a tensor takes several and the last is short.
+std::unique_ptr<Communicator> StagedWorld() {
+  auto everyone = World().Split(0);
+  SALAMANDER_CHECK(everyone.ok()) << everyone.status().ToString();
+  return StagedCommunicator(*std::move(everyone), {}, 256);
+}
+
+TEST(StagedCommunicatorTest, TensorsInPiecesGiveWhatTheWholeGives) {
+  const auto staged = StagedWorld();
+  const auto seed = static_cast<uint64_t>(World().rank()) + 1;
+  const TestTensor whole = TestTensor::Normal(DType::kFloat32, {67, 3}, seed);
+  const TestTensor pieces = whole;
+  ASSERT_TRUE(World().AllReduceSum(whole.View()).ok());
+  ASSERT_TRUE(staged->AllReduceSum(pieces.View()).ok());
+  EXPECT_LT(MaxAbsDifference(pieces.View(), whole.View()), 2e-6);
+  ExpectSameBits(pieces.View());
+  for (int root = 0; root < World().size(); ++root) {
+    const TestTensor mine = TestTensor::Normal(DType::kFloat64, {100}, seed + 10);
+    ASSERT_TRUE(staged->Broadcast(mine.View(), root).ok());
+    const TestTensor roots =
+        TestTensor::Normal(DType::kFloat64, {100}, static_cast<uint64_t>(root) + 11);
+    EXPECT_TRUE(BitwiseEqual(mine.View(), roots.View())) << "root " << root;
+  }
+}
+
+TEST(StagedCommunicatorTest, AGroupOfOneChangesNothing) {
+  const auto alone = StagedWorld()->Split(World().rank());
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  ASSERT_EQ((*alone)->size(), 1);
+  const TestTensor before = TestTensor::Normal(DType::kFloat32, {67}, 1), after = before;
+  ASSERT_TRUE((*alone)->AllReduceSum(after.View()).ok());
+  EXPECT_TRUE(BitwiseEqual(after.View(), before.View()));
+}
+
 TEST(ParallelContextTest, DataRanksAreAllOfThemInAPurelyDataParallelMesh) {
   const auto shape = FitMesh(World().size(), 1, 1);
   ASSERT_TRUE(shape.ok());
-  const auto context = ParallelContext::Create(World(), *shape);
+  const auto context = ParallelContext::Create(World(), *shape, {});
   ASSERT_TRUE(context.ok()) << context.status();
   EXPECT_EQ(context->data().size(), World().size());
   EXPECT_EQ(context->data().rank(), World().rank());
@@ -135,7 +172,7 @@ TEST(ParallelContextTest, DataRanksAreAllOfThemInAPurelyDataParallelMesh) {
 TEST(ParallelContextTest, ContextRanksSeeTheSameSequences) {
   const auto shape = FitMesh(World().size(), World().size(), 1);
   ASSERT_TRUE(shape.ok());
-  const auto context = ParallelContext::Create(World(), *shape);
+  const auto context = ParallelContext::Create(World(), *shape, {});
   ASSERT_TRUE(context.ok()) << context.status();
   EXPECT_EQ(context->data().size(), 1);
   EXPECT_EQ(context->coordinate().context, World().rank());

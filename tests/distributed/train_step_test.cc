@@ -96,9 +96,10 @@ class OverflowsOnRankOne : public Objective {
   std::vector<float> RowWeights(const PackedStream& stream) const override {
     return inner_->RowWeights(stream);
   }
-  absl::StatusOr<double> Accumulate(const Call& call) const override {
-    const auto loss = inner_->Accumulate(call);
-    return World().rank() == 1 ? std::numeric_limits<double>::infinity() : loss;
+  absl::Status Accumulate(const Call& call) const override {
+    const absl::Status status = inner_->Accumulate(call);
+    if (World().rank() == 1) SetElement(call.loss_sum, 0, std::numeric_limits<double>::infinity());
+    return status;
   }
 
  private:

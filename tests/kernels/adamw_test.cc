@@ -34,10 +34,15 @@ Outputs RunOp(const Problem& problem, DType dtype, const Op& op) {
   const TestTensor m(dtype, {shape.dim(0), shape.dim(1)}), v = m;
   const TestTensor bias_m(dtype, {shape.dim(1)}), bias_v = bias_m;
   const AdamWTensor tensors[] = {
-      {weight.View(), gradient.View(), m.View(), v.View(), 1e-3, 0.1},
-      {bias.View(), bias_gradient.View(), bias_m.View(), bias_v.View(), 2e-3, 0.0}};
+      {weight.View(), gradient.View(), m.View(), v.View(), {}, 1e-3, 0.1},
+      {bias.View(), bias_gradient.View(), bias_m.View(), bias_v.View(), {}, 2e-3, 0.0}};
+  double squares = 16.0;  // clipping halves the gradients
   for (int64_t step = 1; step <= 3; ++step) {
-    op({.tensors = tensors, .beta2 = 0.999, .step = step, .gradient_scale = 0.5});
+    op({.tensors = tensors,
+        .beta2 = 0.999,
+        .step = step,
+        .gradient_squares = TensorView::Of(&squares, {1}),
+        .clip_norm = 2.0});
   }
   return {weight, bias, m, v, bias_m, bias_v};
 }
@@ -63,8 +68,10 @@ TEST(AdamWTest, FirstUpdateMovesByTheLearningRateAgainstTheGradient) {
   const TestTensor weight = TestTensor::Of(DType::kFloat32, {3}, {1.0, 1.0, 1.0});
   const TestTensor gradient = TestTensor::Of(DType::kFloat32, {3}, {4.0, -1e-3, 0.0});
   const TestTensor m(DType::kFloat32, {3}), v(DType::kFloat32, {3});
-  const AdamWTensor tensors[] = {{weight.View(), gradient.View(), m.View(), v.View(), 0.125, 0.0}};
-  kOp({.tensors = tensors});
+  const AdamWTensor tensors[] = {
+      {weight.View(), gradient.View(), m.View(), v.View(), {}, 0.125, 0.0}};
+  double squares = 0.0;
+  kOp({.tensors = tensors, .gradient_squares = TensorView::Of(&squares, {1})});
   EXPECT_NEAR(weight.At(0), 0.875, 1e-6);
   EXPECT_NEAR(weight.At(1), 1.125, 1e-5);
   EXPECT_EQ(weight.At(2), 1.0);
@@ -73,13 +80,70 @@ TEST(AdamWTest, FirstUpdateMovesByTheLearningRateAgainstTheGradient) {
 TEST(AdamWTest, MomentsOfAConstantGradientConvergeToIt) {
   const TestTensor weight(DType::kFloat32, {1}), m = weight, v = weight;
   const TestTensor gradient = TestTensor::Of(DType::kFloat32, {1}, {0.7});
-  const AdamWTensor tensors[] = {{weight.View(), gradient.View(), m.View(), v.View(), 0.0, 0.0}};
+  const AdamWTensor tensors[] = {
+      {weight.View(), gradient.View(), m.View(), v.View(), {}, 0.0, 0.0}};
   const TestContext context;
+  double squares = 0.0;
   for (int64_t step = 1; step <= 20000; ++step) {
-    ASSERT_TRUE(AdamWUpdate(context, {.tensors = tensors, .beta2 = 0.999, .step = step}).ok());
+    ASSERT_TRUE(AdamWUpdate(context, {.tensors = tensors,
+                                      .beta2 = 0.999,
+                                      .step = step,
+                                      .gradient_squares = TensorView::Of(&squares, {1})})
+                    .ok());
   }
   EXPECT_NEAR(m.At(0) / 0.7, 1.0, 1e-6);
   EXPECT_NEAR(v.At(0) / 0.49, 1.0, 4e-5);
+}
+
+TEST(AdamWTest, ClipsOnlyGradientsAboveTheNorm) {
+  for (const double clip_norm : {0.0, 4.0, 5.0}) {
+    const TestTensor m(DType::kFloat32, {1}), v = m, weight = m;
+    const TestTensor gradient = TestTensor::Of(DType::kFloat32, {1}, {1.0});
+    const AdamWTensor tensors[] = {
+        {weight.View(), gradient.View(), m.View(), v.View(), {}, 1e-3, 0.0}};
+    double squares = 16.0;
+    kOp({.tensors = tensors,
+         .beta1 = 0.0,
+         .gradient_squares = TensorView::Of(&squares, {1}),
+         .clip_norm = clip_norm});
+    EXPECT_EQ(m.At(0), 1.0) << clip_norm;
+    squares = 400.0;
+    kOp({.tensors = tensors,
+         .beta1 = 0.0,
+         .gradient_squares = TensorView::Of(&squares, {1}),
+         .clip_norm = clip_norm});
+    EXPECT_NEAR(m.At(0), clip_norm > 0 ? clip_norm / 20.0 : 1.0, 1e-7);
+  }
+}
+
+TEST(AdamWTest, ChangesNothingWhereTheGradientsAreNotFinite) {
+  for (double squares : {static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
+    const TestTensor weight = TestTensor::Of(DType::kFloat32, {2}, {1.0, -2.0});
+    const TestTensor gradient = TestTensor::Of(DType::kFloat32, {2}, {NAN, INFINITY});
+    const TestTensor m(DType::kFloat32, {2}), v = m;
+    const TestTensor rounded = TestTensor::Of(DType::kBFloat16, {2}, {5.0, 6.0});
+    const AdamWTensor tensors[] = {
+        {weight.View(), gradient.View(), m.View(), v.View(), rounded.View(), 0.125, 0.1}};
+    kOp({.tensors = tensors, .gradient_squares = TensorView::Of(&squares, {1}), .clip_norm = 1.0});
+    EXPECT_EQ(weight.At(0), 1.0);
+    EXPECT_EQ(weight.At(1), -2.0);
+    EXPECT_EQ(rounded.At(0), 5.0);
+    for (int64_t i = 0; i < 2; ++i) {
+      EXPECT_EQ(m.At(i), 0.0);
+      EXPECT_EQ(v.At(i), 0.0);
+    }
+  }
+}
+
+TEST(AdamWTest, RoundedHoldsTheNewWeightToNearest) {
+  const TestTensor weight = TestTensor::Normal(DType::kFloat32, {10000}, 1);
+  const TestTensor gradient = TestTensor::Normal(DType::kFloat32, {10000}, 2);
+  const TestTensor m(DType::kFloat32, {10000}), v = m, rounded(DType::kBFloat16, {10000});
+  const AdamWTensor tensors[] = {
+      {weight.View(), gradient.View(), m.View(), v.View(), rounded.View(), 0.125, 0.1}};
+  double squares = 1.0;
+  kOp({.tensors = tensors, .gradient_squares = TensorView::Of(&squares, {1})});
+  EXPECT_TRUE(BitwiseEqual(rounded.View(), weight.As(DType::kBFloat16).View()));
 }
 
 TEST(AdamWTest, SameBitsOnAnyThreads) {
@@ -90,7 +154,7 @@ TEST(AdamWTest, SameBitsOnAnyThreads) {
 double Sum(const std::vector<TensorView>& tensors) {
   const TestContext context;
   double sum = NAN;
-  EXPECT_TRUE(SumOfSquares(context, tensors, &sum).ok());
+  EXPECT_TRUE(SumOfSquares(context, tensors, TensorView::Of(&sum, {1})).ok());
   return sum;
 }
 

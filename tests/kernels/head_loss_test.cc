@@ -29,7 +29,9 @@ struct Problem {
 
 struct Result {
   TestTensor d_hidden, d_head, token_losses, predictions;
-  double loss = std::numeric_limits<double>::quiet_NaN();
+  double loss = 0.0;
+
+  TensorView LossSum() { return TensorView::Of(&loss, {1}); }
 };
 
 Problem RandomProblem(const Shape& shape) {
@@ -70,7 +72,7 @@ Result CrossEntropy(const Problem& problem) {
                                          .gradients = GradientsOf(problem, result),
                                          .token_losses = result.token_losses.View(),
                                          .predictions = result.predictions.View(),
-                                         .loss_sum = &result.loss})
+                                         .loss_sum = result.LossSum()})
                   .ok());
   return result;
 }
@@ -87,7 +89,7 @@ Result Distillation(const Problem& problem) {
                                          .loss_weights = problem.weights.View(),
                                          .gradients = GradientsOf(problem, result),
                                          .token_losses = result.token_losses.View(),
-                                         .loss_sum = &result.loss})
+                                         .loss_sum = result.LossSum()})
                   .ok());
   return result;
 }
@@ -210,6 +212,40 @@ TEST_P(HeadLossTest, NothingWeightedGivesZeroLossAndNoGradient) {
   EXPECT_TRUE(BitwiseEqual(result.d_head.View(), TestTensor(DType::kFloat64, {23, 6}).View()));
 }
 
+TEST_P(HeadLossTest, LossIsAddedToWhatIsThere) {
+  const Problem problem = RandomProblem({});
+  const TestContext context;
+  const double once = RunLoss(GetParam(), problem).loss;
+  double total = 3.0;
+  for (int i = 0; i < 2; ++i) {
+    if (GetParam() == Loss::kCrossEntropy) {
+      EXPECT_TRUE(HeadCrossEntropy(context, {.hidden = problem.hidden.View(),
+                                             .head = problem.head.View(),
+                                             .logit_scale = problem.logit_scale,
+                                             .targets = problem.targets.View(),
+                                             .loss_weights = problem.weights.View(),
+                                             .gradients = {},
+                                             .token_losses = {},
+                                             .predictions = {},
+                                             .loss_sum = TensorView::Of(&total, {1})})
+                      .ok());
+    } else {
+      EXPECT_TRUE(HeadDistillation(context, {.hidden = problem.hidden.View(),
+                                             .head = problem.head.View(),
+                                             .logit_scale = problem.logit_scale,
+                                             .teacher_hidden = problem.teacher_hidden.View(),
+                                             .teacher_head = problem.teacher_head.View(),
+                                             .teacher_logit_scale = 1.1,
+                                             .loss_weights = problem.weights.View(),
+                                             .gradients = {},
+                                             .token_losses = {},
+                                             .loss_sum = TensorView::Of(&total, {1})})
+                      .ok());
+    }
+  }
+  EXPECT_EQ(total, 3.0 + once + once);
+}
+
 TEST_P(HeadLossTest, EveryTokenCountsTheLastToo) {
   const Problem before = RandomProblem({});
   const double loss = RunLoss(GetParam(), before).loss;
@@ -288,7 +324,7 @@ TEST(HeadCrossEntropyTest, TargetOutsideTheVocabularyIsNamedUnlessItsWeightIsZer
                                       .gradients = {},
                                       .token_losses = {},
                                       .predictions = {},
-                                      .loss_sum = &loss});
+                                      .loss_sum = TensorView::Of(&loss, {1})});
   };
   for (const int32_t outside : {-1, 23}) {
     problem.targets.View().data<int32_t>()[8] = outside;
@@ -314,7 +350,8 @@ TEST(HeadCrossEntropyTest, HeadGradientIsAddedToWhatIsThere) {
                             .loss_weights = problem.weights.View(),
                             .gradients = {.scale = 0.25, .d_hidden = {}, .d_head = d_head.View()},
                             .token_losses = {},
-                            .predictions = {}})
+                            .predictions = {},
+                            .loss_sum = {}})
                   .ok());
   for (int64_t i = 0; i < d_head.size(); ++i) {
     EXPECT_NEAR(d_head.At(i), 10.0 + once.d_head.At(i), 1e-14);
@@ -348,7 +385,7 @@ TEST(HeadDistillationTest, ScratchDoesNotGrowWithTokens) {
                                            .loss_weights = problem.weights.View(),
                                            .gradients = GradientsOf(problem, result),
                                            .token_losses = {},
-                                           .loss_sum = &loss})
+                                           .loss_sum = TensorView::Of(&loss, {1})})
                     .ok());
     return context.arena().peak_bytes();
   };

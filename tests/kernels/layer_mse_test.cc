@@ -34,17 +34,14 @@ template <typename Op>
 Outputs RunOp(const Problem& p, const Op& op) {
   TestTensor d_output = p.output;
   d_output.PoisonRows(0, p.output.View().dim(0));
-  const TestTensor sums = TestTensor::Poisoned(DType::kFloat64, {4});
-  double* const sum = sums.View().data<double>();
+  const TestTensor sums(DType::kFloat64, {4});
   op({.output = p.output.View(),
       .target = p.target.View(),
       .row_weights = p.row_weights.View(),
       .gradient_scale = kGradientScale,
       .d_output = d_output.View(),
-      .loss_sum = sum,
-      .target_sum = sum + 1,
-      .product_sum = sum + 2,
-      .output_sum = sum + 3});
+      .loss_sum = sums.View().Rows(0, 1),
+      .moments = sums.View().Rows(1, 3)});
   return {d_output, sums};
 }
 
@@ -96,8 +93,24 @@ TEST(LayerMseTest, OnlyTheLossIsMandatory) {
        .target = problem.target.View(),
        .row_weights = problem.row_weights.View(),
        .d_output = {},
-       .loss_sum = &loss});
+       .loss_sum = TensorView::Of(&loss, {1}),
+       .moments = {}});
   EXPECT_EQ(loss, RunOp(problem, kOp)[1].At(0));
+}
+
+TEST(LayerMseTest, SumsAreAddedToWhatIsThere) {
+  const Problem problem = MakeProblem(DType::kFloat32, 7, 17);
+  const Outputs once = RunOp(problem, kOp);
+  const TestTensor sums = TestTensor::Of(DType::kFloat64, {4}, {1.0, 2.0, 3.0, 4.0});
+  kOp({.output = problem.output.View(),
+       .target = problem.target.View(),
+       .row_weights = problem.row_weights.View(),
+       .d_output = {},
+       .loss_sum = sums.View().Rows(0, 1),
+       .moments = sums.View().Rows(1, 3)});
+  for (int64_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(sums.At(i), static_cast<double>(i + 1) + once[1].At(i)) << i;
+  }
 }
 
 TEST(LayerMseTest, SameBitsOnAnyThreads) {

@@ -102,7 +102,7 @@ TEST(LightningForwardTest, EverySlopeEqualsTheRecurrenceByItself) {
     SCOPED_TRACE(slope);
     LightningProblem problem = RandomLightningProblem(
         {.documents = {200, 70}, .heads = 1, .has_states = true, .dtype = DType::kFloat32});
-    problem.slopes.Set(0, slope);
+    problem.slopes[0] = slope;
     const LightningOutput expected = ReferenceForward(problem);
     const LightningOutput actual = RunForward(problem);
     EXPECT_LE(ErrorInDocuments(problem, actual.out, expected.out), 1e-6);

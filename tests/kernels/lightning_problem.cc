@@ -20,7 +20,7 @@ LightningForwardArgs ForwardArgs(const LightningProblem& problem, const Lightnin
   return {.q = problem.q.View(),
           .k = problem.k.View(),
           .v = problem.v.View(),
-          .slopes = problem.slopes.View(),
+          .slopes = problem.slopes,
           .segments = problem.segments,
           .scale = problem.scale,
           .states = output.states.View(),
@@ -32,7 +32,7 @@ LightningBackwardArgs BackwardArgs(const LightningProblem& problem,
   return {.q = problem.q.View(),
           .k = problem.k.View(),
           .v = problem.v.View(),
-          .slopes = problem.slopes.View(),
+          .slopes = problem.slopes,
           .segments = problem.segments,
           .scale = problem.scale,
           .states = problem.states.View(),
@@ -47,8 +47,8 @@ LightningBackwardArgs BackwardArgs(const LightningProblem& problem,
 
 LightningProblem LightningProblem::As(DType dtype) const {
   LightningProblem problem = *this;
-  for (TestTensor* tensor : {&problem.q, &problem.k, &problem.v, &problem.slopes, &problem.states,
-                             &problem.d_states, &problem.d_out}) {
+  for (TestTensor* tensor :
+       {&problem.q, &problem.k, &problem.v, &problem.states, &problem.d_states, &problem.d_out}) {
     *tensor = tensor->As(dtype);
   }
   return problem;
@@ -77,8 +77,7 @@ LightningProblem RandomLightningProblem(const LightningShape& shape) {
       tensor->PoisonRows(segment.query_begin - shape.gap, shape.gap);
     }
   }
-  problem.slopes = TestTensor(shape.dtype, {heads});
-  for (int64_t head = 0; head < heads; ++head) problem.slopes.Set(head, kSlopes[head % 6]);
+  for (int64_t head = 0; head < heads; ++head) problem.slopes.push_back(kSlopes[head % 6]);
   if (shape.has_states) {
     problem.states = TestTensor::Normal(shape.dtype, {2 * documents, heads, dim, dim}, ++seed);
     problem.d_states = TestTensor::Normal(shape.dtype, {2 * documents, heads, dim, dim}, ++seed);

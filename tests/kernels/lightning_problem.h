@@ -22,7 +22,8 @@ struct LightningShape {
 };
 
 struct LightningProblem {
-  TestTensor q, k, v, slopes, states, d_states, d_out;
+  TestTensor q, k, v, states, d_states, d_out;
+  std::vector<double> slopes;  // [heads]
   std::vector<Segment> segments;
   double scale = 0.37;
 

@@ -109,15 +109,17 @@ TEST(RopeAttentionFactorTest, IsLongRopesFormulaUnlessGivenAndOneElsewhere) {
 
 class RopeTablesTest : public testing::Test {
  protected:
-  RopeTables Tables(const RopeConfig& rope, int64_t max_positions, Segments segments,
-                    int64_t tokens) {
+  RotaryTables Tables(const RopeConfig& rope, int64_t max_positions, Segments segments,
+                      int64_t tokens) {
     ModelConfig config = TinyDenseConfig(1);
     config.rope = rope;
     config.max_positions = max_positions;
-    return MakeRopeTables(context_, config, 8, DType::kFloat64, segments, tokens);
+    const auto tables = MakeRopeTables(context_, config, 8, DType::kFloat64, segments, tokens);
+    SALAMANDER_CHECK(tables.ok()) << tables.status().ToString();
+    return *tables;
   }
   // Row `row` holds factor * cos and sin of position * frequencies.
-  void ExpectRow(const RopeTables& tables, int64_t row, int64_t position,
+  void ExpectRow(const RotaryTables& tables, int64_t row, int64_t position,
                  const std::vector<double>& frequencies, double factor = 1.0) {
     for (int64_t d = 0; d < 4; ++d) {
       const double angle = static_cast<double>(position) * frequencies[static_cast<size_t>(d)];
@@ -139,7 +141,7 @@ TEST_F(RopeTablesTest, PositionsBeginAtTheSegmentsFirstPosition) {
       {.query_begin = 0, .query_count = 3, .key_begin = 0, .first_position = 0},
       {.query_begin = 3, .query_count = 2, .key_begin = 50, .first_position = 700},
       {.query_begin = 5, .query_count = 1, .key_begin = 3, .first_position = 0}};
-  const RopeTables tables = Tables(rope, 1024, segments, 6);
+  const RotaryTables tables = Tables(rope, 1024, segments, 6);
   const std::vector<int64_t> positions = {0, 1, 2, 700, 701, 0};
   for (int64_t row = 0; row < 6; ++row)
     ExpectRow(tables, row, positions[static_cast<size_t>(row)], frequencies);
@@ -153,7 +155,7 @@ TEST_F(RopeTablesTest, LongRopeFactorsFollowEachDocumentsLengthInAModelOfTheOrig
       {.query_begin = 0, .query_count = 32, .key_begin = 0},
       {.query_begin = 32, .query_count = 33, .key_begin = 32},
       {.query_begin = 65, .query_count = 1, .key_begin = 65, .first_position = 31}};
-  const RopeTables tables = Tables(rope, 32, segments, 66);
+  const RotaryTables tables = Tables(rope, 32, segments, 66);
   ExpectRow(tables, 7, 7, short_ones);
   ExpectRow(tables, 31, 31, short_ones);
   ExpectRow(tables, 39, 7, long_ones);

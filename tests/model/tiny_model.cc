@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "kernels/base/random.h"
 #include "kernels/head_loss.h"
 #include "tests/support/random_tensor.h"
 
@@ -18,7 +19,7 @@ ModelWeights RandomWeights(const ModelConfig& config, DType dtype, uint64_t seed
   ModelWeights weights = OrDie(ModelWeights::Create(config, dtype));
   for (const ParameterSpec& spec : weights.layout.specs()) {
     const TensorView view = weights.buffer.View(spec);
-    SplitMix random(seed + static_cast<uint64_t>(spec.offset));
+    SplitMix random(HashCounter(seed, HashName(spec.name)));
     for (int64_t index = 0; index < view.size(); ++index) {
       SetElement(
           view, index,
@@ -29,6 +30,11 @@ ModelWeights RandomWeights(const ModelConfig& config, DType dtype, uint64_t seed
 }
 
 }  // namespace
+
+DeviceSession& CpuSession() {
+  static const std::unique_ptr<DeviceSession> session = OrDie(DeviceSession::Open({}));
+  return *session;
+}
 
 ModelConfig TinyDenseConfig(int64_t layers) {
   ModelConfig config;
@@ -107,7 +113,7 @@ double LossOf(const ExecutionContext& execution, const TinyModel& model, TinyStr
                   .gradients = head_gradients,
                   .token_losses = {},
                   .predictions = {},
-                  .loss_sum = &loss});
+                  .loss_sum = TensorView::Of(&loss, {1})});
   SALAMANDER_CHECK(status.ok()) << status.ToString();
   if (gradients != nullptr) {
     const absl::Status backward = model.transformer.Backward(pass, saved, d_hidden, *gradients);

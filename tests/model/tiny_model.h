@@ -6,10 +6,14 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/device.h"
 #include "model/conversion/transfer.h"
 #include "model/transformer.h"
 
 namespace salamander {
+
+// The CPU as a session, for the memory of what is under test.
+DeviceSession& CpuSession();
 
 // Width 16, 4 heads of 8 with 2 KV heads, vocabulary 24: softmax layers with RoPE, nothing else.
 ModelConfig TinyDenseConfig(int64_t layers);

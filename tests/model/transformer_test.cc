@@ -137,7 +137,7 @@ void ExpectDecodingEqualsForward(const ModelConfig& config, int64_t tokens, int6
   TinyStream stream({tokens}, config.vocabulary, 8);
   const auto whole = model.transformer.Forward(stream.Pass(context), nullptr);
   ASSERT_TRUE(whole.ok());
-  auto cache = DecodeCache::Create(config, DType::kFloat64, 1, tokens);
+  auto cache = DecodeCache::Create(config, DType::kFloat64, 1, tokens, CpuSession());
   ASSERT_TRUE(cache.ok());
   for (int64_t begin = 0; begin < tokens;) {
     const int64_t count = begin == 0 ? prefill : 1;
@@ -181,7 +181,7 @@ TEST(DecodeTest, StrideOfOneTokenFitsTheCache) {
   config.softmax.sparse.kernel_stride = 1;
   config.softmax.sparse.block_size = 4;
   // Keys enough that alignment does not hide a missing row.
-  EXPECT_TRUE(DecodeCache::Create(config, DType::kFloat64, 2, 4096).ok());
+  EXPECT_TRUE(DecodeCache::Create(config, DType::kFloat64, 2, 4096, CpuSession()).ok());
 }
 
 TEST(TransformerDeathTest, SwappingInACandidateThatIsNotThereIsFatal) {

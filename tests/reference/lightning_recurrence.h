@@ -47,7 +47,7 @@ inline void DecayAndAdd(double decay, const double* values, const double* keys, 
 }
 
 inline void LightningHeadForward(const LightningForwardArgs& args, const HeadOfSegment& at) {
-  const double decay = std::exp(-args.slopes.data<double>()[at.head]);
+  const double decay = std::exp(-args.slopes[static_cast<size_t>(at.head)]);
   std::vector<double> state = LoadState(args.states, at, at.segment.state_in);
   for (int64_t t = 0; t < at.segment.query_count; ++t) {
     const double* const q = args.q.data<double>() + at.Row(t);
@@ -64,7 +64,7 @@ inline void LightningHeadForward(const LightningForwardArgs& args, const HeadOfS
 
 inline void LightningHeadBackward(const LightningBackwardArgs& args, const HeadOfSegment& at) {
   const int64_t dim = at.dim;
-  const double decay = std::exp(-args.slopes.data<double>()[at.head]);
+  const double decay = std::exp(-args.slopes[static_cast<size_t>(at.head)]);
   std::vector<double> state = LoadState(args.states, at, at.segment.state_in);
   for (int64_t t = 0; t < at.segment.query_count; ++t) {
     const double* const d_out = args.d_out.data<double>() + at.Row(t);

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_replace.h"
 
+#include "kernels/device.h"
 #include "tests/system/tiny_road.h"
 
 namespace salamander {
@@ -162,6 +163,20 @@ TEST_F(BadInputTest, ImpossibleValuesInRecipes) {
   ExpectRecipeRefused(RecipeWith("run_directory: base", "run_directory: ''"),
                       {"work/bad.yaml:2 run_directory", "empty"});
   ExpectRecipeRefused(RecipeWith("{text: 1}", "{texxt: 1}"), {"work/bad.yaml:14", "texxt", "text"});
+}
+
+TEST_F(BadInputTest, DevicesThatAreNotThere) {
+  ExpectRecipeRefused(RecipeWith("name: base", "name: base\ndevice: tpu"),
+                      {"work/bad.yaml:2 device", "tpu", "auto, cpu, cuda"});
+  if (CudaDeviceCount() > 0) GTEST_SKIP() << "this machine has a CUDA device";
+  for (const int ranks : {1, 2}) {
+    ExpectRefused({"train", "base.yaml", "--set", "device=cuda"},
+                  {"device: cuda was asked for", "use device: cpu"}, ranks);
+    ExpectRefused({"evaluate", "base", "--data", "tokens.h5", "--device", "cuda"},
+                  {"device: cuda was asked for"}, ranks);
+  }
+  ExpectRefused({"generate", "base", "--prompt", "a", "--device", "cuda"},
+                {"device: cuda was asked for"});
 }
 
 TEST_F(BadInputTest, StagesThatDoNotFitTheModelAreToldBeforeTheFirstStep) {

@@ -68,6 +68,13 @@ TEST(CommandLineTest, NumbersOutOfRangeAreRefused) {
   ExpectWrong({"evaluate", "run", "--data", "t.h5", "--held-out", "2"}, "--held-out: 2; expected");
 }
 
+TEST(CommandLineTest, DevicesAreNamedOnes) {
+  for (const char* command : {"convert", "select", "evaluate", "generate"}) {
+    ExpectWrong({command, "x", "--device", "tpu"},
+                "--device: tpu; expected one of auto, cpu, cuda");
+  }
+}
+
 TEST(CommandLineTest, TwoRanksSayItOnce) {
   const Outcome outcome = RunWith({"fly"}, 2);
   EXPECT_EQ(outcome.exit_code, 2) << outcome;

@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "kernels/base/status_macros.h"
 #include "kernels/head_loss.h"
 #include "tests/model/tiny_model.h"
 #include "tests/support/random_tensor.h"
@@ -80,12 +81,19 @@ GenerateOptions InPieces(int64_t prefill_tokens, int64_t max_new_tokens) {
   return options;
 }
 
+absl::StatusOr<std::vector<Generated>> GenerateOn(const ExecutionContext& execution,
+                                                  const Transformer& model, const Prompts& prompts,
+                                                  const GenerateOptions& options) {
+  ASSIGN_OR_RETURN(DecodeCache cache, CacheFor(model, prompts, options, CpuSession()));
+  return Generate(execution, model, std::move(cache), prompts, options);
+}
+
 class GenerateTest : public testing::TestWithParam<Case> {
  protected:
   GenerateTest() : model_(GetParam().config, DType::kFloat32, 61) {}
 
   std::vector<Generated> Run(const std::vector<Tokens>& prompts, const GenerateOptions& options) {
-    auto generated = Generate(context_, model_.transformer, prompts, options);
+    auto generated = GenerateOn(context_, model_.transformer, prompts, options);
     SALAMANDER_CHECK(generated.ok()) << generated.status().ToString();
     return *std::move(generated);
   }
@@ -157,7 +165,7 @@ class GenerationTest : public testing::Test {
  protected:
   absl::StatusOr<std::vector<Generated>> Run(const std::vector<Tokens>& prompts,
                                              const GenerateOptions& options) {
-    return Generate(context_, model_.transformer, prompts, options);
+    return GenerateOn(context_, model_.transformer, prompts, options);
   }
 
   ScopedThreadCount threads_{1};  // a tiny model's steps are too small to share

@@ -88,12 +88,18 @@ struct Problem {
     return BindTensors(model.transformer.config(), model.weights.layout, gradients);
   }
   double Loss(const ModelTensors* gradient_views = nullptr, double gradient_scale = 1.0) {
-    const auto loss = objective->Accumulate({.execution = context,
-                                             .stream = stream,
-                                             .gradient_scale = gradient_scale,
-                                             .gradients = gradient_views});
-    SALAMANDER_CHECK(loss.ok()) << loss.status().ToString();
-    return *loss;
+    double sum = 0.0;
+    const absl::Status status = Accumulate(*objective, &sum, gradient_views, gradient_scale);
+    SALAMANDER_CHECK(status.ok()) << status.ToString();
+    return sum * objective->loss_unit();
+  }
+  absl::Status Accumulate(const Objective& of, double* sum, const ModelTensors* gradient_views,
+                          double gradient_scale = 1.0) {
+    return of.Accumulate({.execution = context,
+                          .stream = stream,
+                          .gradient_scale = gradient_scale,
+                          .gradients = gradient_views,
+                          .loss_sum = TensorView::Of(sum, {1})});
   }
   bool Learns(const ParameterSpec& spec) const {
     return kind != Kind::kAlignment || spec.role == ParameterRole::kCandidate;
@@ -134,6 +140,22 @@ TEST_P(ObjectiveTest, GradientsAreAddedToWhatIsThere) {
   ASSERT_GT(norm, 0.0);
   problem.Loss(&views);
   EXPECT_NEAR(Dot(problem.gradients.Flat(), problem.gradients.Flat()) / norm, 4.0, 1e-9);
+}
+
+TEST_P(ObjectiveTest, LossIsAddedToWhatIsThere) {
+  Problem problem(GetParam(), DType::kFloat64);
+  double sum = 0.0;
+  ASSERT_TRUE(problem.Accumulate(*problem.objective, &sum, nullptr).ok());
+  const double once = sum;
+  ASSERT_GT(once, 0.0);
+  ASSERT_TRUE(problem.Accumulate(*problem.objective, &sum, nullptr).ok());
+  EXPECT_NEAR(sum / once, 2.0, 1e-12);
+  const std::vector<PackedStream> twice = {problem.stream, problem.stream};
+  const auto sums = SumLoss(problem.context, *problem.objective, twice);
+  ASSERT_TRUE(sums.ok()) << sums.status();
+  EXPECT_EQ(sums->loss, sum * problem.objective->loss_unit());
+  EXPECT_EQ(sums->row_weights,
+            GetParam() == Kind::kLanguageModel ? 2 * (kRealTokens - 4) : 2 * kRealTokens);
 }
 
 TEST_P(ObjectiveTest, LossIsTheSameWithAndWithoutGradients) {
@@ -207,9 +229,9 @@ TEST_P(ObjectiveTest, PaddingDoesNotCount) {
 TEST_P(ObjectiveTest, ATokenOutsideTheVocabularyIsRefused) {
   Problem problem(GetParam(), DType::kFloat32);
   problem.stream.tokens[30] = 24;
-  const auto loss = problem.objective->Accumulate(
-      {.execution = problem.context, .stream = problem.stream, .gradients = nullptr});
-  EXPECT_THAT(loss.status().message(), testing::HasSubstr("id 24 is outside"));
+  double sum = 0.0;
+  const absl::Status status = problem.Accumulate(*problem.objective, &sum, nullptr);
+  EXPECT_THAT(status.message(), testing::HasSubstr("id 24 is outside"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, ObjectiveTest,
@@ -222,12 +244,10 @@ TEST(DistillationTest, AModelThatIsItsTeacherHasNoLossAndNoGradient) {
   const auto objective =
       DistillationObjective(problem.model.transformer, problem.model.transformer);
   const ModelTensors views = problem.GradientViews();
-  const auto loss = objective->Accumulate({.execution = problem.context,
-                                           .stream = problem.stream,
-                                           .gradient_scale = 1.0,
-                                           .gradients = &views});
-  ASSERT_TRUE(loss.ok()) << loss.status();
-  EXPECT_NEAR(*loss, 0.0, 1e-12);
+  double sum = 0.0;
+  const absl::Status status = problem.Accumulate(*objective, &sum, &views);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_NEAR(sum, 0.0, 1e-12);
   const TestTensor zeros(DType::kFloat64, {problem.model.weights.layout.total_size()});
   EXPECT_LT(MaxAbsDifference(problem.gradients.Flat(), zeros.View()), 1e-12);
 }
@@ -243,7 +263,7 @@ class DescentTest : public testing::TestWithParam<Kind> {};
 TEST_P(DescentTest, LossFallsToAFractionOverThirtySteps) {
   Problem problem(GetParam(), DType::kFloat32);
   const ModelTensors views = problem.GradientViews();
-  auto optimizer = Optimizer::Create(problem.model.weights.layout);
+  auto optimizer = Optimizer::Create(problem.model.weights.layout, CpuSession());
   ASSERT_TRUE(optimizer.ok());
   optimizer->Configure({}, [&](const ParameterSpec& spec) {
     return ParameterPolicy{.is_trainable = problem.Learns(spec)};

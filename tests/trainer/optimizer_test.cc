@@ -21,7 +21,7 @@ class OptimizerTest : public testing::Test {
   OptimizerTest()
       : model_(TinyHybridConfig(3, {1}), DType::kFloat32, 51),
         gradients_(*ParameterBuffer::Create(model_.weights.layout, DType::kFloat32)),
-        optimizer_(*Optimizer::Create(model_.weights.layout)) {
+        optimizer_(*Optimizer::Create(model_.weights.layout, CpuSession())) {
     for (const ParameterSpec& spec : specs()) {
       SplitMix random(static_cast<uint64_t>(spec.offset));
       const TensorView view = gradients_.View(spec);
@@ -37,7 +37,8 @@ class OptimizerTest : public testing::Test {
     return copy;
   }
   Optimizer::Update Step(double learning_rate = 1e-3) {
-    const auto update = optimizer_.Step(context_, learning_rate, weights(), gradients_);
+    const auto update =
+        optimizer_.Step(context_, learning_rate, {.weights = weights(), .gradients = gradients_});
     SALAMANDER_CHECK(update.ok()) << update.status().ToString();
     return *update;
   }
@@ -84,7 +85,7 @@ TEST_F(OptimizerTest, ClippingScalesTheWholeGradientToTheNorm) {
   };
   for (const auto& [clip_norm, expected_scale] :
        {Case{norm / 4.0, 0.25}, Case{norm * 2.0, 1.0}, Case{0.0, 1.0}}) {
-    optimizer_.Reset();
+    ASSERT_TRUE(optimizer_.Reset(context_).ok());
     optimizer_.Configure({.clip_norm = clip_norm}, Everything);
     EXPECT_NEAR(Step().gradient_norm, norm, 1e-6 * norm) << "clip " << clip_norm;
     for (const ParameterSpec& spec : specs()) {
@@ -145,12 +146,29 @@ TEST_F(OptimizerTest, GroupsHaveTheirOwnRateAndDecay) {
   }
 }
 
+TEST_F(OptimizerTest, RoundedWeightsAreTheNewMastersRounded) {
+  optimizer_.Configure({}, [](const ParameterSpec& spec) {
+    return ParameterPolicy{.is_trainable = spec.role != ParameterRole::kMlp};
+  });
+  const auto rounded = ParameterBuffer::Create(model_.weights.layout, DType::kBFloat16);
+  ASSERT_TRUE(rounded.ok());
+  const auto update = optimizer_.Step(
+      context_, 1e-3, {.weights = weights(), .gradients = gradients_, .rounded = &*rounded});
+  ASSERT_TRUE(update.ok()) << update.status();
+  for (const ParameterSpec& spec : specs()) {
+    const TestTensor masters = Copy(weights().View(spec));
+    const TensorView view = rounded->View(spec).Reshape({spec.size()});
+    const bool same = BitwiseEqual(view, masters.As(DType::kBFloat16).View());
+    EXPECT_EQ(same, spec.role != ParameterRole::kMlp) << spec.name;
+  }
+}
+
 TEST_F(OptimizerTest, ResetForgetsMomentsAndSteps) {
   optimizer_.Configure({}, Everything);
   Step();
   Step();
   EXPECT_EQ(optimizer_.step(), 2);
-  optimizer_.Reset();
+  ASSERT_TRUE(optimizer_.Reset(context_).ok());
   EXPECT_EQ(optimizer_.step(), 0);
   EXPECT_EQ(Dot(optimizer_.first_moment().Flat(), optimizer_.first_moment().Flat()), 0.0);
   EXPECT_EQ(Dot(optimizer_.second_moment().Flat(), optimizer_.second_moment().Flat()), 0.0);

@@ -17,7 +17,7 @@ StepProblem::StepProblem()
     : model_(TinyHybridConfig(3, {1}), DType::kFloat32, 31),
       gradients_(*ParameterBuffer::Create(model_.weights.layout, DType::kFloat32)),
       gradient_views_(BindTensors(model_.transformer.config(), model_.weights.layout, gradients_)),
-      optimizer_(*Optimizer::Create(model_.weights.layout)),
+      optimizer_(*Optimizer::Create(model_.weights.layout, CpuSession())),
       objective_(LanguageModelObjective(model_.transformer)) {
   optimizer_.Configure({}, [](const ParameterSpec&) { return ParameterPolicy{}; });
 }

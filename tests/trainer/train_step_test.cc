@@ -51,12 +51,12 @@ TEST_F(TrainStepTest, LossIsTheMeanOverTheTargetsThatCount) {
   }
   const PackedStream batch = Concatenate(sequences);
   TestContext context;
-  const auto sum = LanguageModelObjective(problem.model())
-                       ->Accumulate({.execution = context, .stream = batch, .gradients = nullptr});
+  const auto sum =
+      SumLoss(context, *LanguageModelObjective(problem.model()), absl::MakeConstSpan(&batch, 1));
   ASSERT_TRUE(sum.ok()) << sum.status();
   const StepResult result = Step(problem, {.sequences = 4, .sequences_per_micro = 2}, 5);
   EXPECT_EQ(result.row_weights, count);
-  EXPECT_NEAR(result.loss, *sum / count, 1e-6 * result.loss);
+  EXPECT_NEAR(result.loss, sum->loss / count, 1e-6 * result.loss);
 }
 
 TEST_F(TrainStepTest, ABatchWithoutATargetIsRefused) {

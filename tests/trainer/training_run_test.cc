@@ -53,7 +53,8 @@ class TrainingRunTest : public testing::Test {
     stage.learning_rate.peak = 1e-3;
     stage.mixture = {{"text", 1.0}};
     recipe.stages = {stage};
-    return RunRecipe(recipe, *world_).status();
+    ASSIGN_OR_RETURN(const auto session, DeviceSession::Open({}));
+    return RunRecipe(recipe, *session, *world_).status();
   }
 
   TemporaryDirectory directory_;

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 
 #include "model/parallel/communicator.h"
+#include "trainer/config/device_choice.h"
 
 namespace salamander {
 
@@ -59,6 +60,7 @@ struct ConvertCommand {
   std::string sparse;  // a YAML file of the sparse section; empty: the published values
   std::string data;    // token file the parity report is measured on; empty: pseudo-random tokens
   int64_t report_tokens = 4096;
+  DeviceChoice device = DeviceChoice::kAuto;  // that the report's models run on
 };
 absl::Status RunConvert(const ConvertCommand& command, Communicator& world);
 
@@ -66,6 +68,7 @@ absl::Status RunConvert(const ConvertCommand& command, Communicator& world);
 struct SelectCommand {
   std::string config;  // select.yaml
   std::string out;     // keep.yaml; the score table goes beside it
+  DeviceChoice device = DeviceChoice::kAuto;
 };
 absl::Status RunSelect(const SelectCommand& command, Communicator& world);
 
@@ -88,6 +91,7 @@ struct EvaluateCommand {
   int64_t recall_samples = 16;          // a length
   int64_t recall_pairs = 8;
   std::string json;  // also write the result here
+  DeviceChoice device = DeviceChoice::kAuto;
 };
 absl::Status RunEvaluate(const EvaluateCommand& command, Communicator& world);
 
@@ -100,6 +104,7 @@ struct GenerateCommand {
   int64_t top_k = 0;
   double top_p = 1.0;
   uint64_t seed = 0;
+  DeviceChoice device = DeviceChoice::kAuto;
 };
 absl::Status RunGenerate(const GenerateCommand& command, Communicator& world);
 

@@ -1,5 +1,6 @@
 // Conversion and selection as functions of structs, for their commands and for recipes that hold
-// them as stages. Collective.
+// them as stages. Weights are moved about on the host; what is measured runs on the session's
+// device. Collective.
 #ifndef TRAINER_COMMANDS_CONVERSION_STEPS_H_
 #define TRAINER_COMMANDS_CONVERSION_STEPS_H_
 
@@ -8,6 +9,7 @@
 
 #include "absl/status/status.h"
 
+#include "kernels/device.h"
 #include "model/conversion/transfer.h"
 #include "model/parallel/communicator.h"
 #include "trainer/config/small_files.h"
@@ -22,12 +24,13 @@ struct ConvertRequest {
   std::string data;  // token file of the parity report; empty: pseudo-random tokens
   int64_t report_tokens = 4096;
 };
-absl::Status ConvertCheckpoint(const ConvertRequest& request, Communicator& world);
+absl::Status ConvertCheckpoint(const ConvertRequest& request, DeviceSession& session,
+                               Communicator& world);
 
 // Chooses the layers and writes the list to `out`, a keep.yaml, with the score table beside it.
 // `where` leads the messages.
 absl::Status SelectInto(const SelectionConfig& config, const std::string& where,
-                        const std::string& out, Communicator& world);
+                        const std::string& out, DeviceSession& session, Communicator& world);
 
 }  // namespace salamander
 

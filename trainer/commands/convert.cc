@@ -1,5 +1,6 @@
 #include <iostream>
 #include <map>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,8 +17,9 @@
 #include "trainer/config/small_files.h"
 #include "trainer/report/metrics_log.h"
 #include "trainer/report/table.h"
+#include "trainer/run/device_model.h"
 #include "trainer/run/model_file.h"
-#include "trainer/run/step_arena.h"
+#include "trainer/run/workspace.h"
 #include "trainer/step/objective.h"
 
 namespace salamander {
@@ -72,35 +74,29 @@ absl::StatusOr<std::vector<PackedStream>> ReportStreams(const ConvertRequest& re
 
 // Cosine and relative error of each candidate against its teacher.
 absl::StatusOr<std::string> CandidateReport(const ExecutionContext& execution,
-                                            const ModelWeights& model,
+                                            const Transformer& model,
                                             const std::vector<PackedStream>& streams) {
-  const Transformer transformer = TransformerOf(model);
-  std::vector<LayerParity> layers(model.config.layers.size());
+  std::vector<LayerParity> layers(model.config().layers.size());
   for (const PackedStream& stream : streams) {
-    RETURN_IF_ERROR(AddCandidateParity(transformer, PassOver(execution, stream), layers));
+    const ArenaScope scope(*execution.arena);
+    ASSIGN_OR_RETURN(const ForwardPass pass, PassOver(execution, stream));
+    RETURN_IF_ERROR(AddCandidateParity(model, pass, layers));
   }
   Table table({"layer", "cosine", "relative_error"});
   for (size_t layer = 0; layer < layers.size(); ++layer) {
-    if (!model.config.layers[layer].has_candidate) continue;
+    if (!model.config().layers[layer].has_candidate) continue;
     table.AddRow({absl::StrCat(layer), Short(layers[layer].cosine()),
                   Short(layers[layer].relative_error())});
   }
   return table.Text();
 }
 
-absl::StatusOr<double> MeanKl(const ExecutionContext& execution, const ModelWeights& teacher,
-                              const ModelWeights& student,
+absl::StatusOr<double> MeanKl(const ExecutionContext& execution, const Transformer& teacher,
+                              const Transformer& student,
                               const std::vector<PackedStream>& streams) {
-  const Transformer from = TransformerOf(teacher), to = TransformerOf(student);
-  const auto objective = DistillationObjective(to, from);
-  double sum = 0.0, rows = 0.0;
-  for (const PackedStream& stream : streams) {
-    ASSIGN_OR_RETURN(const double loss,
-                     objective->Accumulate({.execution = execution, .stream = stream}));
-    sum += loss;
-    for (const float weight : objective->RowWeights(stream)) rows += static_cast<double>(weight);
-  }
-  return sum / rows;
+  const auto objective = DistillationObjective(student, teacher);
+  ASSIGN_OR_RETURN(const LossSums sums, SumLoss(execution, *objective, streams));
+  return sums.loss / sums.row_weights;
 }
 
 std::string FateReport(const std::vector<TransferRecord>& records) {
@@ -125,7 +121,8 @@ struct Converted {
   Baggage baggage;  // with the parity report
 };
 
-absl::StatusOr<Converted> Convert(const ConvertRequest& request, bool is_first) {
+absl::StatusOr<Converted> Convert(const ConvertRequest& request, DeviceSession& session,
+                                  Communicator& world) {
   ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(request.from));
   const bool adds_candidates = request.keep.empty();
   KeptLayers kept;
@@ -136,19 +133,22 @@ absl::StatusOr<Converted> Convert(const ConvertRequest& request, bool is_first) 
                    adds_candidates ? AddCandidates(loaded.weights, request.options)
                                    : KeepLayers(loaded.weights, kept.layers, request.options));
 
-  ASSIGN_OR_RETURN(Arena arena, ReserveStepArena());
-  const ExecutionContext execution{.device = {}, .stream = nullptr, .arena = &arena};
   ASSIGN_OR_RETURN(const std::vector<PackedStream> streams,
                    ReportStreams(request, loaded.weights.config.vocabulary));
-  ASSIGN_OR_RETURN(
-      const std::string layers,
-      CandidateReport(execution, adds_candidates ? conversion.model : loaded.weights, streams));
-  ASSIGN_OR_RETURN(const double kl, MeanKl(execution, loaded.weights, conversion.model, streams));
+  Workspace workspace(session);
+  ASSIGN_OR_RETURN(const DeviceModel source, DeviceModel::Of(loaded.weights, workspace));
+  ASSIGN_OR_RETURN(const DeviceModel result, DeviceModel::Of(conversion.model, workspace));
+  RETURN_IF_ERROR(workspace.ReserveArena(world));
+  const Transformer& from = source.transformer();
+  const Transformer& to = result.transformer();
+  ASSIGN_OR_RETURN(const std::string layers,
+                   CandidateReport(workspace.execution(), adds_candidates ? to : from, streams));
+  ASSIGN_OR_RETURN(const double kl, MeanKl(workspace.execution(), from, to, streams));
   const std::string summary = absl::StrCat(
       "tensors: ", FateSummary(conversion.records), "\ncandidates against their teachers, on ",
       request.data.empty() ? "pseudo-random tokens" : request.data, ":\n", layers,
       "KL of the whole model to what it came from: ", Short(kl), " nats a token\n");
-  if (is_first) std::cout << summary;
+  if (world.rank() == 0) std::cout << summary;
   Baggage baggage = std::move(loaded.baggage);
   baggage[kParityText] = absl::StrCat(summary, "\n", FateReport(conversion.records));
   return Converted{std::move(conversion), std::move(baggage)};
@@ -156,9 +156,10 @@ absl::StatusOr<Converted> Convert(const ConvertRequest& request, bool is_first) 
 
 }  // namespace
 
-absl::Status ConvertCheckpoint(const ConvertRequest& request, Communicator& world) {
+absl::Status ConvertCheckpoint(const ConvertRequest& request, DeviceSession& session,
+                               Communicator& world) {
   RETURN_IF_ERROR(CheckCanSave(request.out, world));
-  const auto converted = Convert(request, world.rank() == 0);
+  const auto converted = Convert(request, session, world);
   RETURN_IF_ERROR(AgreeOnStatus(world, converted.status()));
   RETURN_IF_ERROR(SaveModel(request.out, converted->conversion.model, converted->baggage, world));
   LogInfo(absl::StrCat("wrote ", request.out));
@@ -172,13 +173,14 @@ absl::Status RunConvert(const ConvertCommand& command, Communicator& world) {
         "the two");
   }
   ASSIGN_OR_RETURN(const ConversionOptions options, OptionsOf(command));
+  ASSIGN_OR_RETURN(const std::unique_ptr<DeviceSession> session, OpenDevice(command.device, world));
   return ConvertCheckpoint({.from = command.from,
                             .out = command.out,
                             .keep = command.keep,
                             .options = options,
                             .data = command.data,
                             .report_tokens = command.report_tokens},
-                           world);
+                           *session, world);
 }
 
 }  // namespace salamander

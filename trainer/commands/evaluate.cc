@@ -1,5 +1,6 @@
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,26 +12,25 @@
 #include "trainer/evaluate/recall_report.h"
 #include "trainer/report/metrics_log.h"
 #include "trainer/report/table.h"
+#include "trainer/run/device_model.h"
 #include "trainer/run/model_file.h"
 #include "trainer/run/stage_data.h"
-#include "trainer/run/step_arena.h"
+#include "trainer/run/workspace.h"
 #include "trainer/step/objective.h"
 
 namespace salamander {
 namespace {
 
-absl::StatusOr<double> KlToTeacher(const EvaluateCommand& command, const Scored& scored,
+absl::StatusOr<double> KlToTeacher(const Transformer& teacher, const Scored& scored,
                                    const HeldOutSequences& held_out, int64_t count) {
-  ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(command.teacher));
-  const Transformer teacher = TransformerOf(loaded.weights);
   const auto objective = DistillationObjective(scored.model, teacher);
   double sum = 0.0, rows = 0.0;
   for (int64_t index = 0; index < count; ++index) {
     ASSIGN_OR_RETURN(const PackedStream stream, held_out.Sequence(index));
-    ASSIGN_OR_RETURN(const double loss,
-                     objective->Accumulate({.execution = scored.execution, .stream = stream}));
-    sum += loss;
-    for (const float weight : objective->RowWeights(stream)) rows += static_cast<double>(weight);
+    ASSIGN_OR_RETURN(const LossSums sums,
+                     SumLoss(scored.execution, *objective, absl::MakeConstSpan(&stream, 1)));
+    sum += sums.loss;
+    rows += sums.row_weights;
   }
   return sum / rows;
 }
@@ -52,9 +52,20 @@ absl::Status AddRecall(const EvaluateCommand& command, const Scored& scored, int
   return absl::OkStatus();
 }
 
-absl::StatusOr<Metrics> Evaluate(const EvaluateCommand& command, Communicator& world) {
-  ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(command.from));
-  const Transformer model = TransformerOf(loaded.weights);
+absl::StatusOr<DeviceModel> LoadOnto(const Workspace& workspace, const std::string& path) {
+  ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(path));
+  return DeviceModel::Taking(std::move(loaded.weights), workspace);
+}
+
+absl::StatusOr<Metrics> Evaluate(const EvaluateCommand& command, DeviceSession& session,
+                                 Communicator& world) {
+  Workspace workspace(session);
+  ASSIGN_OR_RETURN(const std::string checkpoint, ResolveCheckpoint(command.from));
+  ASSIGN_OR_RETURN(const DeviceModel model, LoadOnto(workspace, checkpoint));
+  std::optional<DeviceModel> teacher;
+  if (!command.teacher.empty()) {
+    ASSIGN_OR_RETURN(teacher, LoadOnto(workspace, command.teacher));
+  }
   ASSIGN_OR_RETURN(std::shared_ptr<const TokenFileReader> file,
                    TokenFileReader::Open(command.data));
   const int64_t vocabulary = file->info().vocab_size;
@@ -62,22 +73,22 @@ absl::StatusOr<Metrics> Evaluate(const EvaluateCommand& command, Communicator& w
       const auto held_out,
       HeldOutSequences::Create(std::move(file), HeldOutSplit(command.held_out_fraction),
                                command.sequence_length));
-  ASSIGN_OR_RETURN(Arena arena, ReserveStepArena());
-  const ExecutionContext execution{.device = {}, .stream = nullptr, .arena = &arena};
-  const Scored scored{.execution = execution, .model = model};
+  RETURN_IF_ERROR(workspace.ReserveArena(world));
+  const Scored scored{.execution = workspace.execution(), .model = model.transformer()};
 
   const int64_t count = std::min(command.sequences, held_out->size());
   ASSIGN_OR_RETURN(
       const TokenScores scores,
       ScoreStreams(
           scored, [&](int64_t index) { return held_out->Sequence(index); }, count, world));
-  Metrics metrics = {{"checkpoint", loaded.path},
+  Metrics metrics = {{"checkpoint", checkpoint},
                      {"sequences", count},
                      {"sequence_length", command.sequence_length},
                      {"loss", scores.loss()},
                      {"accuracy", scores.accuracy()}};
-  if (!command.teacher.empty()) {
-    ASSIGN_OR_RETURN(const double kl, KlToTeacher(command, scored, *held_out, count));
+  if (teacher.has_value()) {
+    ASSIGN_OR_RETURN(const double kl,
+                     KlToTeacher(teacher->transformer(), scored, *held_out, count));
     metrics.emplace_back("kl_to_teacher", kl);
   }
   RETURN_IF_ERROR(AddRecall(command, scored, vocabulary, world, metrics));
@@ -91,7 +102,8 @@ absl::Status RunEvaluate(const EvaluateCommand& command, Communicator& world) {
   // Evaluation takes long: a file that cannot be written is told of before.
   RETURN_IF_ERROR(
       AgreeOnStatus(world, writes ? AtomicFile::Begin(command.json).status() : absl::OkStatus()));
-  const auto metrics = Evaluate(command, world);
+  ASSIGN_OR_RETURN(const std::unique_ptr<DeviceSession> session, OpenDevice(command.device, world));
+  const auto metrics = Evaluate(command, *session, world);
   RETURN_IF_ERROR(AgreeOnStatus(world, metrics.status()));
   if (world.rank() == 0) std::cout << JsonText(*metrics);
   return AgreeOnStatus(

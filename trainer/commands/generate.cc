@@ -1,4 +1,6 @@
 #include <iostream>
+#include <memory>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -6,8 +8,9 @@
 #include "kernels/base/status_macros.h"
 #include "trainer/commands/commands.h"
 #include "trainer/generate/generator.h"
+#include "trainer/run/device_model.h"
 #include "trainer/run/model_file.h"
-#include "trainer/run/step_arena.h"
+#include "trainer/run/workspace.h"
 
 namespace salamander {
 namespace {
@@ -19,18 +22,15 @@ absl::Status Generate(const GenerateCommand& command) {
   if (!command.prompt_file.empty()) {
     ASSIGN_OR_RETURN(prompt, ReadFileBytes(command.prompt_file, kLargestPrompt));
   }
-  ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(command.from));
+  ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(command.from));
   ASSIGN_OR_RETURN(const auto tokenizer, TokenizerOf(loaded));
   ASSIGN_OR_RETURN(std::vector<int32_t> tokens, tokenizer->Encode(prompt));
-  const ModelConfig& config = loaded.weights.config;
+  const ModelConfig config = loaded.weights.config;
   if (config.bos_id >= 0) tokens.insert(tokens.begin(), static_cast<int32_t>(config.bos_id));
   if (tokens.empty())
     return absl::InvalidArgumentError(
         "generate: the prompt holds no token; give --prompt or --prompt-file");
 
-  const Transformer model = TransformerOf(loaded.weights);
-  ASSIGN_OR_RETURN(Arena arena, ReserveStepArena());
-  const ExecutionContext execution{.device = {}, .stream = nullptr, .arena = &arena};
   GenerateOptions options{.max_new_tokens = command.max_new_tokens,
                           .sampling = {.temperature = command.temperature,
                                        .top_k = command.top_k,
@@ -39,8 +39,18 @@ absl::Status Generate(const GenerateCommand& command) {
                           .stop_ids = config.eos_ids,
                           .on_token = {}};
   if (tokenizer->eos_id() >= 0) options.stop_ids.push_back(tokenizer->eos_id());
-  ASSIGN_OR_RETURN(const std::vector<Generated> generated,
-                   Generate(execution, model, {tokens}, options));
+  const auto alone = SingleRankCommunicator();
+  ASSIGN_OR_RETURN(const std::unique_ptr<DeviceSession> session,
+                   OpenDevice(command.device, *alone));
+  Workspace workspace(*session);
+  ASSIGN_OR_RETURN(const DeviceModel model,
+                   DeviceModel::Taking(std::move(loaded.weights), workspace));
+  const Prompts prompts = {tokens};
+  ASSIGN_OR_RETURN(DecodeCache cache, CacheFor(model.transformer(), prompts, options, *session));
+  RETURN_IF_ERROR(workspace.ReserveArena(*alone));
+  ASSIGN_OR_RETURN(
+      const std::vector<Generated> generated,
+      Generate(workspace.execution(), model.transformer(), std::move(cache), prompts, options));
   ASSIGN_OR_RETURN(const std::string text, tokenizer->Decode(generated.front().tokens));
   std::cout << prompt << text << "\n";
   return absl::OkStatus();

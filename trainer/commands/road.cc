@@ -60,8 +60,12 @@ bool IsDone(const RoadStep& step) {
 
 class Road {
  public:
-  Road(const Recipe& recipe, Communicator& world)
-      : recipe_(recipe), world_(world), steps_(RoadSteps(recipe)), model_(recipe.model.from) {}
+  Road(const Recipe& recipe, DeviceSession& session, Communicator& world)
+      : recipe_(recipe),
+        session_(session),
+        world_(world),
+        steps_(RoadSteps(recipe)),
+        model_(recipe.model.from) {}
 
   absl::Status Walk();
 
@@ -89,6 +93,7 @@ class Road {
   }
 
   const Recipe& recipe_;
+  DeviceSession& session_;
   Communicator& world_;
   std::vector<RoadStep> steps_;
   std::string model_;     // that the next step begins with
@@ -142,7 +147,7 @@ absl::Status Road::Convert(const RoadStep& step) {
                                      .sparse = convert.sparse,
                                      .seed = static_cast<uint64_t>(recipe_.seed)},
                          .data = source == nullptr ? "" : source->path},
-                        world_));
+                        session_, world_));
   return absl::OkStatus();
 }
 
@@ -155,7 +160,7 @@ absl::Status Road::Select(const RoadStep& step) {
     select.held_out = source->held_out;
   }
   return SelectInto(select, recipe_.places.At(absl::StrCat("stages[", step.begin, "].select")),
-                    step.result(), world_);
+                    step.result(), session_, world_);
 }
 
 absl::StatusOr<RunEnd> Road::Train(const RoadStep& step) {
@@ -165,7 +170,7 @@ absl::StatusOr<RunEnd> Road::Train(const RoadStep& step) {
   part.stages.assign(recipe_.stages.begin() + static_cast<ptrdiff_t>(step.begin),
                      recipe_.stages.begin() + static_cast<ptrdiff_t>(step.end));
   const LogPosition outside = GetLogPosition();
-  const auto end = RunRecipe(part, world_);
+  const auto end = RunRecipe(part, session_, world_);
   SetLogPosition(outside);
   return end;
 }
@@ -203,8 +208,8 @@ bool IsRoad(const Recipe& recipe) {
                      [](const StageConfig& stage) { return stage.kind != StageKind::kTrain; });
 }
 
-absl::Status WalkRoad(const Recipe& recipe, Communicator& world) {
-  return Road(recipe, world).Walk();
+absl::Status WalkRoad(const Recipe& recipe, DeviceSession& session, Communicator& world) {
+  return Road(recipe, session, world).Walk();
 }
 
 void PrintRoad(const Recipe& recipe) {

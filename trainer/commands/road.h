@@ -21,7 +21,7 @@ bool IsRoad(const Recipe& recipe);
 
 // Walks what is left. Returns OK at the end of the road, or where a signal asked to stop.
 // Collective. Requires: a validated recipe.
-absl::Status WalkRoad(const Recipe& recipe, Communicator& world);
+absl::Status WalkRoad(const Recipe& recipe, DeviceSession& session, Communicator& world);
 
 // Prints the steps and which of them are done.
 void PrintRoad(const Recipe& recipe);

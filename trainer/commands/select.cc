@@ -19,9 +19,10 @@
 #include "trainer/config/small_files.h"
 #include "trainer/evaluate/recall_report.h"
 #include "trainer/report/table.h"
+#include "trainer/run/device_model.h"
 #include "trainer/run/model_file.h"
 #include "trainer/run/stage_data.h"
-#include "trainer/run/step_arena.h"
+#include "trainer/run/workspace.h"
 
 namespace salamander {
 namespace {
@@ -29,10 +30,12 @@ namespace {
 constexpr int64_t kLargestTable = int64_t{64} << 20;
 
 // Scores each layer's candidate swapped in alone.
-absl::StatusOr<ScoreTable> MeasureLayers(const SelectionConfig& config, Communicator& world) {
-  ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(config.candidates));
-  const ModelWeights& weights = loaded.weights;
-  const Transformer model = TransformerOf(weights);
+absl::StatusOr<ScoreTable> MeasureLayers(const SelectionConfig& config, DeviceSession& session,
+                                         Communicator& world) {
+  ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(config.candidates));
+  Workspace workspace(session);
+  ASSIGN_OR_RETURN(const DeviceModel model,
+                   DeviceModel::Taking(std::move(loaded.weights), workspace));
   ASSIGN_OR_RETURN(std::shared_ptr<const TokenFileReader> file, TokenFileReader::Open(config.data));
   ASSIGN_OR_RETURN(
       const auto held_out,
@@ -42,20 +45,19 @@ absl::StatusOr<ScoreTable> MeasureLayers(const SelectionConfig& config, Communic
                                   static_cast<uint64_t>(config.seed)));
   ASSIGN_OR_RETURN(const auto recall, RecallEvaluation::Create(task, {config.recall_length}, {0.0},
                                                                config.recall_samples));
-  ASSIGN_OR_RETURN(Arena arena, ReserveStepArena());
-  const ExecutionContext execution{.device = {}, .stream = nullptr, .arena = &arena};
+  RETURN_IF_ERROR(workspace.ReserveArena(world));
 
   ScoreTable table;
-  const auto layers = static_cast<size_t>(weights.config.layer_count());
+  const auto layers = static_cast<size_t>(model.config().layer_count());
   for (size_t layer = 0; layer < layers; ++layer) {
-    if (!weights.config.layers[layer].has_candidate) {
+    if (!model.config().layers[layer].has_candidate) {
       return absl::FailedPreconditionError(absl::StrCat(
           loaded.path, ": layer ", layer, " has no candidate; run convert --all and align first"));
     }
     const std::unique_ptr<bool[]> swapped(new bool[layers]());
     swapped[layer] = true;
-    const Scored scored{.execution = execution,
-                        .model = model,
+    const Scored scored{.execution = workspace.execution(),
+                        .model = model.transformer(),
                         .use_candidate = absl::MakeConstSpan(swapped.get(), layers)};
     const int64_t count = std::min(config.sequences, held_out->size());
     ASSIGN_OR_RETURN(
@@ -73,8 +75,9 @@ absl::StatusOr<ScoreTable> MeasureLayers(const SelectionConfig& config, Communic
   return table;
 }
 
-absl::StatusOr<ScoreTable> TableOf(const SelectionConfig& config, Communicator& world) {
-  if (config.scores.empty()) return MeasureLayers(config, world);
+absl::StatusOr<ScoreTable> TableOf(const SelectionConfig& config, DeviceSession& session,
+                                   Communicator& world) {
+  if (config.scores.empty()) return MeasureLayers(config, session, world);
   ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(config.scores, kLargestTable));
   auto table =
       ParseScoreTable(text, {config.recall_columns, config.common_columns}, config.layer_count);
@@ -107,7 +110,8 @@ absl::StatusOr<int64_t> LayerCountOf(const SelectionConfig& config) {
   return model.weights.config.layer_count();
 }
 
-absl::StatusOr<Selection> Select(const SelectionConfig& config, Communicator& world) {
+absl::StatusOr<Selection> Select(const SelectionConfig& config, DeviceSession& session,
+                                 Communicator& world) {
   Selection selection;
   selection.kept.candidates = config.candidates;
   if (config.scorer == ScorerKind::kExplicit) {
@@ -127,7 +131,7 @@ absl::StatusOr<Selection> Select(const SelectionConfig& config, Communicator& wo
     return absl::InvalidArgumentError(
         "select: give scores: a table, or candidates: and data: to measure on, one of the two");
   }
-  ASSIGN_OR_RETURN(selection.table, TableOf(config, world));
+  ASSIGN_OR_RETURN(selection.table, TableOf(config, session, world));
   const auto scorer = config.scorer == ScorerKind::kHaloRatio
                           ? HaloRatioScorer({config.epsilon, config.cap})
                           : RecallDropScorer();
@@ -185,11 +189,11 @@ absl::Status WriteSelection(const Selection& selection, const std::string& out) 
 }  // namespace
 
 absl::Status SelectInto(const SelectionConfig& config, const std::string& where,
-                        const std::string& out, Communicator& world) {
+                        const std::string& out, DeviceSession& session, Communicator& world) {
   // Measuring takes long: a list that cannot be written is told of before.
   RETURN_IF_ERROR(
       AgreeOnStatus(world, world.rank() == 0 ? AtomicFile::Begin(out).status() : absl::OkStatus()));
-  const auto selection = Select(config, world);
+  const auto selection = Select(config, session, world);
   RETURN_IF_ERROR(AgreeOnStatus(world, Annotate(selection.status(), where)));
   if (world.rank() == 0) PrintSelection(*selection);
   return AgreeOnStatus(world,
@@ -198,7 +202,8 @@ absl::Status SelectInto(const SelectionConfig& config, const std::string& where,
 
 absl::Status RunSelect(const SelectCommand& command, Communicator& world) {
   ASSIGN_OR_RETURN(const SelectionConfig config, ReadSelection(command.config));
-  return SelectInto(config, command.config, command.out, world);
+  ASSIGN_OR_RETURN(const std::unique_ptr<DeviceSession> session, OpenDevice(command.device, world));
+  return SelectInto(config, command.config, command.out, *session, world);
 }
 
 }  // namespace salamander

@@ -1,21 +1,26 @@
+#include <memory>
+
 #include "kernels/base/status_macros.h"
 #include "trainer/commands/commands.h"
 #include "trainer/commands/road.h"
 #include "trainer/config/recipe.h"
 #include "trainer/run/plan.h"
 #include "trainer/run/training_run.h"
+#include "trainer/run/workspace.h"
 
 namespace salamander {
 
 absl::Status RunTrain(const TrainCommand& command, Communicator& world) {
   ASSIGN_OR_RETURN(const Recipe recipe, ReadRecipe(command.recipe, command.overrides));
   RETURN_IF_ERROR(recipe.Validate(world.size()));
-  if (IsRoad(recipe)) {
-    if (!command.plan) return WalkRoad(recipe, world);
+  if (command.plan && !IsRoad(recipe)) return PrintPlan(recipe, world);
+  if (command.plan) {
     if (world.rank() == 0) PrintRoad(recipe);
     return absl::OkStatus();
   }
-  return command.plan ? PrintPlan(recipe, world) : RunRecipe(recipe, world).status();
+  ASSIGN_OR_RETURN(const std::unique_ptr<DeviceSession> session, OpenDevice(recipe.device, world));
+  if (IsRoad(recipe)) return WalkRoad(recipe, *session, world);
+  return RunRecipe(recipe, *session, world).status();
 }
 
 }  // namespace salamander

@@ -16,6 +16,7 @@
 #include "model/config.h"
 #include "model/conversion/transfer.h"
 #include "trainer/config/config_node.h"
+#include "trainer/config/device_choice.h"
 #include "trainer/config/field_visitor.h"
 #include "trainer/config/small_files.h"
 
@@ -144,6 +145,7 @@ struct Recipe {
   std::string name;
   std::string run_directory;
   int64_t seed = 0;
+  DeviceChoice device = DeviceChoice::kAuto;
   ModelSource model;
   std::string teacher;  // checkpoint or run, for distill
   std::map<std::string, SourceConfig> data;

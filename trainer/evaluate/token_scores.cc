@@ -5,37 +5,45 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/head_loss.h"
+#include "kernels/memory.h"
 #include "trainer/step/objective.h"
 
 namespace salamander {
 namespace {
 
-absl::Status AddStream(const Scored& scored, PackedStream& stream, TokenScores& scores) {
+absl::Status AddStream(const Scored& scored, const PackedStream& stream, TokenScores& scores) {
   const ExecutionContext& execution = scored.execution;
   const ArenaScope scope(*execution.arena);
-  ForwardPass pass = PassOver(execution, stream);
+  ASSIGN_OR_RETURN(ForwardPass pass, PassOver(execution, stream));
   pass.use_candidate = scored.use_candidate;
   ASSIGN_OR_RETURN(const TensorView hidden, scored.model.Forward(pass, nullptr));
-  const TensorView losses = execution.arena->Tensor(DType::kFloat32, {stream.size()});
-  const TensorView predictions = execution.arena->Tensor(DType::kInt32, {stream.size()});
+  ASSIGN_OR_RETURN(const TensorView targets, FromHost<int32_t>(execution, stream.targets));
+  ASSIGN_OR_RETURN(const TensorView weights, FromHost<float>(execution, stream.loss_weights));
+  const TensorView token_losses = execution.arena->Tensor(DType::kFloat32, {stream.size()});
+  const TensorView token_predictions = execution.arena->Tensor(DType::kInt32, {stream.size()});
+  const TensorView loss_sum = execution.arena->Tensor(DType::kFloat64, {1});
+  RETURN_IF_ERROR(Zero(execution, loss_sum));
+  RETURN_IF_ERROR(HeadCrossEntropy(execution, {.hidden = hidden,
+                                               .head = scored.model.weights().head,
+                                               .logit_scale = scored.model.config().logit_scale,
+                                               .targets = targets,
+                                               .loss_weights = weights,
+                                               .gradients = {},
+                                               .token_losses = token_losses,
+                                               .predictions = token_predictions,
+                                               .loss_sum = loss_sum}));
   double loss = 0.0;
-  RETURN_IF_ERROR(HeadCrossEntropy(
-      execution, {.hidden = hidden,
-                  .head = scored.model.weights().head,
-                  .logit_scale = scored.model.config().logit_scale,
-                  .targets = TensorView::Of(stream.targets.data(), {stream.size()}),
-                  .loss_weights = TensorView::Of(stream.loss_weights.data(), {stream.size()}),
-                  .gradients = {},
-                  .token_losses = losses,
-                  .predictions = predictions,
-                  .loss_sum = &loss}));
-  for (int64_t row = 0; row < stream.size(); ++row) {
-    const auto weight = static_cast<double>(stream.loss_weights[static_cast<size_t>(row)]);
+  std::vector<float> losses(stream.tokens.size());
+  std::vector<int32_t> predictions(stream.tokens.size());
+  RETURN_IF_ERROR(CopyToHost(execution, loss_sum, &loss));
+  RETURN_IF_ERROR(CopyToHost(execution, token_losses, losses.data()));
+  RETURN_IF_ERROR(CopyToHost(execution, token_predictions, predictions.data()));
+  for (size_t row = 0; row < losses.size(); ++row) {
+    const auto weight = static_cast<double>(stream.loss_weights[row]);
     if (weight == 0.0) continue;
-    const bool right = predictions.data<int32_t>()[row] == stream.targets[static_cast<size_t>(row)];
     scores.weight += weight;
-    scores.probability_sum += weight * std::exp(-static_cast<double>(losses.data<float>()[row]));
-    scores.correct_sum += right ? weight : 0.0;
+    scores.probability_sum += weight * std::exp(-static_cast<double>(losses[row]));
+    scores.correct_sum += predictions[row] == stream.targets[row] ? weight : 0.0;
   }
   scores.loss_sum += loss;
   return absl::OkStatus();
@@ -45,7 +53,7 @@ absl::StatusOr<TokenScores> ScoreShare(const Scored& scored, const StreamAt& str
                                        int64_t count, const Communicator& ranks) {
   TokenScores scores;
   for (int64_t index = ranks.rank(); index < count; index += ranks.size()) {
-    ASSIGN_OR_RETURN(PackedStream stream, stream_at(index));
+    ASSIGN_OR_RETURN(const PackedStream stream, stream_at(index));
     RETURN_IF_ERROR(AddStream(scored, stream, scores));
   }
   return scores;

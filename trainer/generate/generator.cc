@@ -7,6 +7,7 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/head_loss.h"
+#include "kernels/memory.h"
 
 namespace salamander {
 namespace {
@@ -39,7 +40,7 @@ class Generation {
 
  private:
   // One call of the model; the last row of each segment becomes its sequence's next token.
-  absl::Status Forward(std::vector<int32_t> tokens, const std::vector<int64_t>& slots,
+  absl::Status Forward(const std::vector<int32_t>& tokens, const std::vector<int64_t>& slots,
                        const std::vector<Segment>& segments, bool choose);
   void Choose(int64_t slot, absl::Span<const float> logits);
 
@@ -50,31 +51,33 @@ class Generation {
   std::vector<Generated> results_ = std::vector<Generated>(static_cast<size_t>(cache_.slots()));
 };
 
-absl::Status Generation::Forward(std::vector<int32_t> tokens, const std::vector<int64_t>& slots,
+absl::Status Generation::Forward(const std::vector<int32_t>& tokens,
+                                 const std::vector<int64_t>& slots,
                                  const std::vector<Segment>& segments, bool choose) {
   Arena& arena = *execution_.arena;
   const ArenaScope scope(arena);
-  ASSIGN_OR_RETURN(const TensorView hidden,
-                   model_.Forward({.execution = &execution_,
-                                   .tokens = TensorView::Of(tokens.data(),
-                                                            {static_cast<int64_t>(tokens.size())}),
-                                   .segments = segments,
-                                   .cache = &cache_,
-                                   .use_candidate = {},
-                                   .tap = {}},
-                                  nullptr));
+  ASSIGN_OR_RETURN(const TensorView on_device, FromHost<int32_t>(execution_, tokens));
+  ASSIGN_OR_RETURN(const TensorView hidden, model_.Forward({.execution = &execution_,
+                                                            .tokens = on_device,
+                                                            .segments = segments,
+                                                            .cache = &cache_,
+                                                            .use_candidate = {},
+                                                            .tap = {}},
+                                                           nullptr));
   for (size_t index = 0; index < slots.size(); ++index) {
     cache_.Advance(slots[index], segments[index].query_count);
     if (!choose) continue;
     const ArenaScope logits_scope(arena);
-    const TensorView logits = arena.Tensor(DType::kFloat32, {1, model_.config().vocabulary});
+    const TensorView logits =
+        arena.Tensor(StatisticsType(hidden.dtype()), {1, model_.config().vocabulary});
     const int64_t last = segments[index].query_begin + segments[index].query_count - 1;
     RETURN_IF_ERROR(HeadLogits(execution_, {.hidden = hidden.Rows(last, 1),
                                             .head = model_.weights().head,
                                             .logit_scale = model_.config().logit_scale,
                                             .logits = logits}));
-    Choose(slots[index],
-           absl::MakeConstSpan(logits.data<float>(), static_cast<size_t>(logits.size())));
+    std::vector<float> on_host(static_cast<size_t>(logits.size()));
+    RETURN_IF_ERROR(CopyToHost(execution_, logits, on_host.data()));
+    Choose(slots[index], on_host);
   }
   return absl::OkStatus();
 }
@@ -121,25 +124,32 @@ absl::Status Generation::Run() {
       segments.push_back(segment);
     }
     if (slots.empty()) return absl::OkStatus();
-    RETURN_IF_ERROR(Forward(std::move(tokens), slots, segments, true));
+    RETURN_IF_ERROR(Forward(tokens, slots, segments, true));
   }
+}
+
+absl::Status CheckOptions(const GenerateOptions& options) {
+  if (options.max_new_tokens >= 1 && options.prefill_tokens >= 1) return absl::OkStatus();
+  return absl::InvalidArgumentError("generate: max_new_tokens and prefill_tokens are at least 1");
 }
 
 }  // namespace
 
-absl::StatusOr<std::vector<Generated>> Generate(const ExecutionContext& execution,
-                                                const Transformer& model,
-                                                const std::vector<std::vector<int32_t>>& prompts,
-                                                const GenerateOptions& options) {
-  if (options.max_new_tokens < 1 || options.prefill_tokens < 1) {
-    return absl::InvalidArgumentError("generate: max_new_tokens and prefill_tokens are at least 1");
-  }
+absl::StatusOr<DecodeCache> CacheFor(const Transformer& model, const Prompts& prompts,
+                                     const GenerateOptions& options, DeviceSession& session) {
+  RETURN_IF_ERROR(CheckOptions(options));
   size_t longest = 0;
   for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
-  ASSIGN_OR_RETURN(
-      DecodeCache cache,
-      DecodeCache::Create(model.config(), DType::kFloat32, static_cast<int64_t>(prompts.size()),
-                          static_cast<int64_t>(longest) + options.max_new_tokens));
+  return DecodeCache::Create(model.config(), model.weights().embedding.dtype(),
+                             static_cast<int64_t>(prompts.size()),
+                             static_cast<int64_t>(longest) + options.max_new_tokens, session);
+}
+
+absl::StatusOr<std::vector<Generated>> Generate(const ExecutionContext& execution,
+                                                const Transformer& model, DecodeCache cache,
+                                                const Prompts& prompts,
+                                                const GenerateOptions& options) {
+  RETURN_IF_ERROR(CheckOptions(options));
   Generation generation(execution, model, options, std::move(cache));
   for (size_t slot = 0; slot < prompts.size(); ++slot) {
     RETURN_IF_ERROR(generation.Prefill(static_cast<int64_t>(slot), prompts[slot]));

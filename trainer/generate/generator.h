@@ -11,6 +11,8 @@
 #include "absl/status/statusor.h"
 
 #include "kernels/base/execution_context.h"
+#include "kernels/device.h"
+#include "model/decode_cache.h"
 #include "model/transformer.h"
 #include "trainer/generate/sampler.h"
 
@@ -32,10 +34,17 @@ struct Generated {
   bool stopped = false;  // by a stop id rather than by max_new_tokens
 };
 
-// Fails on an empty prompt and on a token outside the vocabulary.
+using Prompts = std::vector<std::vector<int32_t>>;
+
+// On the session's device, room for the prompts and what is added to each.
+absl::StatusOr<DecodeCache> CacheFor(const Transformer& model, const Prompts& prompts,
+                                     const GenerateOptions& options, DeviceSession& session);
+
+// Fails on an empty prompt and on a token outside the vocabulary. Requires: `cache` is a fresh one
+// of CacheFor's with the same arguments.
 absl::StatusOr<std::vector<Generated>> Generate(const ExecutionContext& execution,
-                                                const Transformer& model,
-                                                const std::vector<std::vector<int32_t>>& prompts,
+                                                const Transformer& model, DecodeCache cache,
+                                                const Prompts& prompts,
                                                 const GenerateOptions& options);
 
 }  // namespace salamander

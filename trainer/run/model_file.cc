@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -11,6 +12,7 @@
 #include "data/storage/atomic_path.h"
 #include "data/storage/file_bytes.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/memory.h"
 #include "model/checkpoint/model_config_json.h"
 
 namespace salamander {
@@ -45,9 +47,16 @@ std::vector<TensorPiece> PiecesOf(const std::string& group, const ParameterLayou
 }
 
 absl::Status ReadGroup(const Checkpoint& checkpoint, const std::string& group,
-                       const ParameterLayout& layout, const ParameterBuffer& buffer) {
+                       const ParameterLayout& layout, const ParameterBuffer& buffer,
+                       const ExecutionContext& where) {
   for (const ParameterSpec& spec : layout.specs()) {
-    RETURN_IF_ERROR(checkpoint.Read(absl::StrCat(group, "/", spec.name), buffer.View(spec)));
+    const TensorView tensor = buffer.View(spec);
+    std::vector<char> bytes(static_cast<size_t>(tensor.bytes()));
+    const TensorView flat(bytes.data(), tensor.dtype(), {tensor.size()});
+    const TensorView read =
+        tensor.rank() == 1 ? flat : flat.Reshape({tensor.dim(0), tensor.dim(1)});
+    RETURN_IF_ERROR(checkpoint.Read(absl::StrCat(group, "/", spec.name), read));
+    RETURN_IF_ERROR(CopyFromHost(where, bytes.data(), tensor));
   }
   return absl::OkStatus();
 }

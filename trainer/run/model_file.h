@@ -39,7 +39,7 @@ absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path);
 
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path);
 
-// The model at work; borrows the weights.
+// The model at work on the host; borrows the weights.
 Transformer TransformerOf(const ModelWeights& weights);
 
 // The tokenizer a model carries. Fails, saying what to do, where it carries none.
@@ -49,9 +49,11 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const LoadedModel& model)
 std::vector<TensorPiece> PiecesOf(const std::string& group, const ParameterLayout& layout,
                                   const ParameterBuffer& buffer);
 
-// Fills a buffer from the tensors of a group.
+// Fills a buffer of `where`'s device from the tensors of a group, by way of the host, one at a
+// time.
 absl::Status ReadGroup(const Checkpoint& checkpoint, const std::string& group,
-                       const ParameterLayout& layout, const ParameterBuffer& buffer);
+                       const ParameterLayout& layout, const ParameterBuffer& buffer,
+                       const ExecutionContext& where = {});
 
 // Whether SaveModel could write there: nothing of the name is there yet and its folder can be
 // written. For commands to ask before they compute. Collective.

@@ -10,12 +10,15 @@
 #include "trainer/run/run_state.h"
 #include "trainer/run/stage_data.h"
 #include "trainer/run/stage_model.h"
+#include "trainer/run/workspace.h"
 
 namespace salamander {
 
 absl::Status PrintPlan(const Recipe& recipe, Communicator& world) {
   ASSIGN_OR_RETURN(const RunData data, RunData::Open(recipe));
-  ASSIGN_OR_RETURN(const std::unique_ptr<RunState> state, RunState::Begin(recipe, data));
+  ASSIGN_OR_RETURN(const std::unique_ptr<DeviceSession> host, DeviceSession::Open({}));
+  const Workspace workspace(*host);
+  ASSIGN_OR_RETURN(const std::unique_ptr<RunState> state, RunState::Begin(recipe, data, workspace));
   const ModelWeights& weights = state->weights;
   Table table({"stage", "objective", "length", "tokens", "steps", "trains", "peak_lr", "sparse"});
   constexpr const char* kObjectiveNames[] = {"align", "distill", "lm"};

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/status_macros.h"
+#include "kernels/memory.h"
 #include "model/checkpoint/model_config_json.h"
 #include "trainer/config/recipe_diff.h"
 #include "trainer/config/small_files.h"
@@ -77,21 +78,48 @@ absl::Status TellChanges(const Checkpoint& checkpoint, const Recipe& recipe,
 
 }  // namespace
 
-RunState::RunState(ModelWeights model, Baggage texts, std::string tokenizer_text)
-    : weights(std::move(model)),
+RunState::RunState(ModelWeights model, Baggage texts, std::string tokenizer_text,
+                   const Workspace& where)
+    : workspace(where),
+      weights(std::move(model)),
       baggage(std::move(texts)),
       tokenizer(std::move(tokenizer_text)),
       model_config(weights.config) {}
 
-absl::StatusOr<std::unique_ptr<RunState>> RunState::Begin(const Recipe& recipe,
-                                                          const RunData& data) {
+absl::StatusOr<std::unique_ptr<RunState>> RunState::Begin(const Recipe& recipe, const RunData& data,
+                                                          const Workspace& workspace) {
   ASSIGN_OR_RETURN(Beginning beginning, BeginningOf(recipe, data));
   std::string tokenizer = TokenizerText(beginning.baggage, data);
-  auto state = std::make_unique<RunState>(std::move(beginning.weights),
-                                          std::move(beginning.baggage), std::move(tokenizer));
-  ASSIGN_OR_RETURN(Optimizer optimizer, Optimizer::Create(state->weights.layout));
+  auto state = std::make_unique<RunState>(
+      std::move(beginning.weights), std::move(beginning.baggage), std::move(tokenizer), workspace);
+  RETURN_IF_ERROR(state->MoveToDevice());
+  ASSIGN_OR_RETURN(Optimizer optimizer,
+                   Optimizer::Create(state->weights.layout, workspace.session()));
   state->optimizer = std::make_unique<Optimizer>(std::move(optimizer));
   return state;
+}
+
+absl::Status RunState::MoveToDevice() {
+  DeviceSession& session = workspace.session();
+  if (session.device().kind == DeviceKind::kCpu) return absl::OkStatus();
+  ASSIGN_OR_RETURN(ParameterBuffer masters,
+                   ParameterBuffer::Create(weights.layout, DType::kFloat32, session));
+  RETURN_IF_ERROR(CopyParameters(workspace.execution(), weights.buffer, masters));
+  weights.buffer = std::move(masters);
+  ASSIGN_OR_RETURN(rounded,
+                   ParameterBuffer::Create(weights.layout, session.activation_dtype(), session));
+  return Round();
+}
+
+absl::Status RunState::Round() {
+  if (!rounded.has_value()) return absl::OkStatus();
+  return Convert(workspace.execution(), weights.buffer.Flat(), rounded->Flat());
+}
+
+std::array<std::pair<const char*, const ParameterBuffer*>, 3> RunState::CheckpointGroups() const {
+  return {std::pair(kWeightsGroup, &weights.buffer),
+          std::pair(kFirstMoment, &optimizer->first_moment()),
+          std::pair(kSecondMoment, &optimizer->second_moment())};
 }
 
 absl::Status RunState::Restore(const std::string& path, const Recipe& recipe) {
@@ -110,18 +138,17 @@ absl::Status RunState::Restore(const std::string& path, const Recipe& recipe) {
   RETURN_IF_ERROR(Annotate(parsed.status(), path));
   progress = *std::move(parsed);
   RETURN_IF_ERROR(TellChanges(checkpoint, recipe, progress));
-  RETURN_IF_ERROR(ReadGroup(checkpoint, kWeightsGroup, weights.layout, weights.buffer));
-  RETURN_IF_ERROR(ReadGroup(checkpoint, kFirstMoment, weights.layout, optimizer->first_moment()));
-  RETURN_IF_ERROR(ReadGroup(checkpoint, kSecondMoment, weights.layout, optimizer->second_moment()));
+  for (const auto& [group, buffer] : CheckpointGroups()) {
+    RETURN_IF_ERROR(ReadGroup(checkpoint, group, weights.layout, *buffer, workspace.execution()));
+  }
   optimizer->set_step(progress.optimizer_step);
-  return absl::OkStatus();
+  return Round();
 }
 
 absl::Status RunState::Save(const std::string& path, const Recipe& recipe, Communicator& ranks) {
   progress.optimizer_step = optimizer->step();
-  std::vector<TensorPiece> pieces = PiecesOf(kWeightsGroup, weights.layout, weights.buffer);
-  for (const auto& [group, buffer] : {std::pair(kFirstMoment, &optimizer->first_moment()),
-                                      std::pair(kSecondMoment, &optimizer->second_moment())}) {
+  std::vector<TensorPiece> pieces;
+  for (const auto& [group, buffer] : CheckpointGroups()) {
     for (TensorPiece& piece : PiecesOf(group, weights.layout, *buffer))
       pieces.push_back(std::move(piece));
   }
@@ -131,7 +158,8 @@ absl::Status RunState::Save(const std::string& path, const Recipe& recipe, Commu
   texts[kTokenizerText] = tokenizer;
   texts[kRecipeText] = RecipeText(recipe);
   texts[kProgressText] = ProgressText(progress);
-  return WriteCheckpoint(path, ShareOut(pieces, ranks.rank(), ranks.size()), texts, ranks);
+  return WriteCheckpoint(path, ShareOut(pieces, ranks.rank(), ranks.size()), texts, ranks,
+                         workspace.execution());
 }
 
 }  // namespace salamander

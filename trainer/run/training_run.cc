@@ -17,12 +17,14 @@
 #include "trainer/report/metrics_log.h"
 #include "trainer/report/progress_display.h"
 #include "trainer/report/table.h"
+#include "trainer/run/device_model.h"
 #include "trainer/run/learning_rate.h"
+#include "trainer/run/model_file.h"
 #include "trainer/run/run_state.h"
 #include "trainer/run/stage_data.h"
 #include "trainer/run/stage_model.h"
-#include "trainer/run/step_arena.h"
 #include "trainer/run/stop_signal.h"
+#include "trainer/run/workspace.h"
 #include "trainer/step/train_step.h"
 
 namespace salamander {
@@ -34,25 +36,21 @@ constexpr int kMostSkippedInARow = 10;
 class TrainingRun {
  public:
   static absl::StatusOr<std::unique_ptr<TrainingRun>> Open(const Recipe& recipe,
+                                                           DeviceSession& session,
                                                            Communicator& world);
   absl::StatusOr<RunEnd> Run();
 
  private:
   struct Stage;  // what lives as long as one stage
 
-  TrainingRun(const Recipe& recipe, Communicator& world, Arena arena, RunData data,
-              std::unique_ptr<RunState> state)
-      : recipe_(recipe),
-        world_(world),
-        arena_(std::move(arena)),
-        execution_{.device = {}, .stream = nullptr, .arena = &arena_},
-        data_(std::move(data)),
-        state_(std::move(state)) {}
+  TrainingRun(const Recipe& recipe, DeviceSession& session, Communicator& world, RunData data)
+      : recipe_(recipe), world_(world), workspace_(session), data_(std::move(data)) {}
 
   std::string CheckpointDirectory() const {
     return absl::StrCat(recipe_.run_directory, "/checkpoints");
   }
   bool is_first() const { return world_.rank() == 0; }
+  const ExecutionContext& execution() const { return workspace_.execution(); }
 
   absl::StatusOr<std::string> LastCheckpoint();
   absl::Status Resume();
@@ -74,12 +72,11 @@ class TrainingRun {
 
   Recipe recipe_;
   Communicator& world_;
-  Arena arena_;
-  ExecutionContext execution_;
+  Workspace workspace_;
   RunData data_;
   std::unique_ptr<RunState> state_;
   std::optional<ParameterBuffer> gradients_;
-  std::optional<LoadedModel> teacher_;
+  std::optional<DeviceModel> teacher_;
   std::optional<MetricsLog> metrics_;
   StopSignal stop_;
   int skipped_in_a_row_ = 0;
@@ -89,7 +86,6 @@ class TrainingRun {
 struct TrainingRun::Stage {
   const StageConfig& config;
   Transformer model;
-  std::unique_ptr<Transformer> teacher;
   std::unique_ptr<Objective> objective;
   ModelTensors gradients;
   std::unique_ptr<SequenceMixture> sequences;
@@ -101,22 +97,24 @@ struct TrainingRun::Stage {
 };
 
 absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Open(const Recipe& recipe,
+                                                               DeviceSession& session,
                                                                Communicator& world) {
   ASSIGN_OR_RETURN(RunData data, RunData::Open(recipe));
-  ASSIGN_OR_RETURN(Arena arena, ReserveStepArena());
-  ASSIGN_OR_RETURN(std::unique_ptr<RunState> state, RunState::Begin(recipe, data));
-  std::unique_ptr<TrainingRun> run(
-      new TrainingRun(recipe, world, std::move(arena), std::move(data), std::move(state)));
+  std::unique_ptr<TrainingRun> run(new TrainingRun(recipe, session, world, std::move(data)));
+  ASSIGN_OR_RETURN(run->state_, RunState::Begin(recipe, run->data_, run->workspace_));
+  const ModelWeights& weights = run->state_->weights;
   ASSIGN_OR_RETURN(run->gradients_,
-                   ParameterBuffer::Create(run->state_->weights.layout, DType::kFloat32));
+                   ParameterBuffer::Create(weights.layout, DType::kFloat32, session));
   if (!recipe.teacher.empty()) {
-    ASSIGN_OR_RETURN(run->teacher_, LoadModel(recipe.teacher));
-    if (run->teacher_->weights.config.vocabulary != run->state_->weights.config.vocabulary) {
+    ASSIGN_OR_RETURN(LoadedModel teacher, LoadModel(recipe.teacher));
+    const int64_t vocabulary = teacher.weights.config.vocabulary;
+    if (vocabulary != weights.config.vocabulary) {
       return absl::InvalidArgumentError(
-          absl::StrCat(recipe.teacher, ": the teacher's vocabulary is ",
-                       run->teacher_->weights.config.vocabulary, ", the student's ",
-                       run->state_->weights.config.vocabulary, "; they must be equal"));
+          absl::StrCat(recipe.teacher, ": the teacher's vocabulary is ", vocabulary,
+                       ", the student's ", weights.config.vocabulary, "; they must be equal"));
     }
+    ASSIGN_OR_RETURN(run->teacher_,
+                     DeviceModel::Taking(std::move(teacher.weights), run->workspace_));
   }
   return run;
 }
@@ -200,15 +198,14 @@ absl::StatusOr<std::unique_ptr<TrainingRun::Stage>> TrainingRun::BeginStage() {
   state_->optimizer->Configure(
       {optimizer.beta1, optimizer.beta2, optimizer.epsilon, optimizer.clip_norm}, policy);
   if (state_->progress.stage_step == 0 && config.optimizer_state == OptimizerState::kReset)
-    state_->optimizer->Reset();
+    RETURN_IF_ERROR(state_->optimizer->Reset(execution()));
 
   const int64_t micro_tokens = std::max(config.micro_batch_tokens, config.sequence_length);
   std::unique_ptr<Stage> stage(new Stage{
       .config = config,
       .model = Transformer(
           state_->model_config,
-          BindTensors(state_->weights.config, state_->weights.layout, state_->weights.buffer)),
-      .teacher = nullptr,
+          BindTensors(state_->weights.config, state_->weights.layout, state_->read_weights())),
       .objective = nullptr,
       .gradients =
           BindTrainable(state_->weights.config, state_->weights.layout, *gradients_,
@@ -220,10 +217,8 @@ absl::StatusOr<std::unique_ptr<TrainingRun::Stage>> TrainingRun::BeginStage() {
       .batch = {.sequences = config.sequences_per_batch(),
                 .sequences_per_micro = micro_tokens / config.sequence_length},
       .display = ProgressDisplay(config.name, is_first(), recipe_.log_every_steps)});
-  if (teacher_.has_value()) {
-    stage->teacher = std::make_unique<Transformer>(TransformerOf(teacher_->weights));
-  }
-  stage->objective = ObjectiveFor(config, stage->model, stage->teacher.get());
+  stage->objective =
+      ObjectiveFor(config, stage->model, teacher_.has_value() ? &teacher_->transformer() : nullptr);
   ASSIGN_OR_RETURN(stage->sequences, data_.StageSequences(config, state_->progress.stage_start));
   const int64_t held_out_length = recipe_.evaluation.sequence_length;
   if (recipe_.evaluation.sequences > 0) {
@@ -239,7 +234,7 @@ absl::Status TrainingRun::LayOut(Stage& stage) {
   ASSIGN_OR_RETURN(const MeshShape shape,
                    FitMesh(world_.size(), static_cast<int>(stage.config.context_parallel),
                            static_cast<int>(stage.config.tensor_parallel)));
-  ASSIGN_OR_RETURN(stage.parallel, ParallelContext::Create(world_, shape));
+  ASSIGN_OR_RETURN(stage.parallel, ParallelContext::Create(world_, shape, execution()));
   return absl::OkStatus();
 }
 
@@ -250,12 +245,14 @@ absl::Status TrainingRun::RunStep(Stage& stage) {
   const double learning_rate = LearningRateAt(stage.config.ScheduleInSteps(),
                                               state_->progress.stage_step, stage.config.steps());
   const auto start = std::chrono::steady_clock::now();
-  const StepResources resources{.execution = execution_,
-                                .data_ranks = stage.parallel->data(),
-                                .weights = state_->weights.buffer,
-                                .gradients = *gradients_,
-                                .gradient_views = stage.gradients,
-                                .optimizer = *state_->optimizer};
+  const StepResources resources{
+      .execution = execution(),
+      .data_ranks = stage.parallel->data(),
+      .weights = state_->weights.buffer,
+      .gradients = *gradients_,
+      .gradient_views = stage.gradients,
+      .optimizer = *state_->optimizer,
+      .rounded = state_->rounded.has_value() ? &*state_->rounded : nullptr};
   const auto sequence_at = [&](int64_t n) { return stage.sequences->Sequence(n); };
   ASSIGN_OR_RETURN(const StepResult result,
                    RunTrainStep(resources, *stage.objective, sequence_at,
@@ -307,12 +304,11 @@ absl::StatusOr<double> TrainingRun::HeldOutObjective(const Stage& stage) {
     auto sequence = stage.held_out->Sequence(index);
     status = sequence.status();
     if (!status.ok()) break;
-    const auto loss = stage.objective->Accumulate({.execution = execution_, .stream = *sequence});
+    const auto loss = SumLoss(execution(), *stage.objective, absl::MakeConstSpan(&*sequence, 1));
     status = loss.status();
     if (!status.ok()) break;
-    sums[0] += *loss;
-    for (const float weight : stage.objective->RowWeights(*sequence))
-      sums[1] += static_cast<double>(weight);
+    sums[0] += loss->loss;
+    sums[1] += loss->row_weights;
   }
   RETURN_IF_ERROR(AgreeOnStatus(world_, status));
   RETURN_IF_ERROR(world_.AllReduceSum(absl::MakeSpan(sums)));
@@ -325,7 +321,7 @@ absl::Status TrainingRun::Evaluate(Stage& stage, bool at_end) {
   ASSIGN_OR_RETURN(const double objective, HeldOutObjective(stage));
   metrics.emplace_back("held_out_objective", objective);
   std::string line = absl::StrCat(stage.config.name, " held out: objective ", Short(objective));
-  const Scored scored{.execution = execution_, .model = stage.model};
+  const Scored scored{.execution = execution(), .model = stage.model};
   if (stage.config.objective != ObjectiveKind::kAlign) {
     const int64_t count = std::min(recipe_.evaluation.sequences, stage.held_out->size());
     ASSIGN_OR_RETURN(
@@ -394,6 +390,7 @@ absl::Status TrainingRun::EndStage(Stage& stage) {
 
 absl::StatusOr<RunEnd> TrainingRun::Run() {
   RETURN_IF_ERROR(Resume());
+  RETURN_IF_ERROR(workspace_.ReserveArena(world_));
   while (state_->progress.stage < static_cast<int64_t>(recipe_.stages.size())) {
     auto stage = BeginStage();
     RETURN_IF_ERROR(AgreeOnStatus(world_, stage.status()));
@@ -414,8 +411,9 @@ absl::StatusOr<RunEnd> TrainingRun::Run() {
 
 }  // namespace
 
-absl::StatusOr<RunEnd> RunRecipe(const Recipe& recipe, Communicator& world) {
-  auto run = TrainingRun::Open(recipe, world);
+absl::StatusOr<RunEnd> RunRecipe(const Recipe& recipe, DeviceSession& session,
+                                 Communicator& world) {
+  auto run = TrainingRun::Open(recipe, session, world);
   RETURN_IF_ERROR(AgreeOnStatus(world, run.status()));
   return (*run)->Run();
 }

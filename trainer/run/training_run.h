@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "kernels/device.h"
 #include "model/parallel/communicator.h"
 #include "trainer/config/recipe.h"
 
@@ -20,8 +21,9 @@ namespace salamander {
 // saved.
 enum class RunEnd { kFinished, kStopped };
 
-// Walks what is left of the recipe, whose stages are all of kind train. Collective.
-absl::StatusOr<RunEnd> RunRecipe(const Recipe& recipe, Communicator& world);
+// Walks what is left of the recipe, whose stages are all of kind train, on the session's device.
+// Collective.
+absl::StatusOr<RunEnd> RunRecipe(const Recipe& recipe, DeviceSession& session, Communicator& world);
 
 }  // namespace salamander
 

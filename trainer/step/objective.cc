@@ -6,6 +6,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/head_loss.h"
 #include "kernels/layer_mse.h"
+#include "kernels/memory.h"
 
 namespace salamander {
 namespace {
@@ -21,12 +22,6 @@ std::vector<float> RealTokenWeights(const PackedStream& stream) {
     }
   }
   return weights;
-}
-
-// Ops read tensors through one kind of view, constant or not.
-template <typename Element>
-TensorView ReadOnly(const std::vector<Element>& values) {
-  return TensorView::Of(const_cast<Element*>(values.data()), {static_cast<int64_t>(values.size())});
 }
 
 TensorView HiddenGradient(const Objective::Call& call, const Transformer& model) {
@@ -49,27 +44,28 @@ class LanguageModel : public Objective {
     return stream.loss_weights;
   }
 
-  absl::StatusOr<double> Accumulate(const Call& call) const override {
+  absl::Status Accumulate(const Call& call) const override {
     const ArenaScope scope(*call.execution.arena);
-    const ForwardPass pass = PassOver(call.execution, call.stream);
+    ASSIGN_OR_RETURN(const ForwardPass pass, PassOver(call.execution, call.stream));
+    ASSIGN_OR_RETURN(const TensorView targets,
+                     FromHost<int32_t>(call.execution, call.stream.targets));
+    ASSIGN_OR_RETURN(const TensorView loss_weights,
+                     FromHost<float>(call.execution, call.stream.loss_weights));
     Activations saved;
     ASSIGN_OR_RETURN(const TensorView hidden,
                      model_.Forward(pass, call.gradients == nullptr ? nullptr : &saved));
     const TensorView d_hidden = HiddenGradient(call, model_);
-    double loss = 0.0;
-    RETURN_IF_ERROR(
-        HeadCrossEntropy(call.execution, {.hidden = hidden,
-                                          .head = model_.weights().head,
-                                          .logit_scale = model_.config().logit_scale,
-                                          .targets = ReadOnly(call.stream.targets),
-                                          .loss_weights = ReadOnly(call.stream.loss_weights),
-                                          .gradients = GradientsOfHead(call, d_hidden),
-                                          .token_losses = {},
-                                          .predictions = {},
-                                          .loss_sum = &loss}));
-    if (call.gradients != nullptr)
-      RETURN_IF_ERROR(model_.Backward(pass, saved, d_hidden, *call.gradients));
-    return loss;
+    RETURN_IF_ERROR(HeadCrossEntropy(call.execution, {.hidden = hidden,
+                                                      .head = model_.weights().head,
+                                                      .logit_scale = model_.config().logit_scale,
+                                                      .targets = targets,
+                                                      .loss_weights = loss_weights,
+                                                      .gradients = GradientsOfHead(call, d_hidden),
+                                                      .token_losses = {},
+                                                      .predictions = {},
+                                                      .loss_sum = call.loss_sum}));
+    if (call.gradients == nullptr) return absl::OkStatus();
+    return model_.Backward(pass, saved, d_hidden, *call.gradients);
   }
 
  private:
@@ -85,16 +81,16 @@ class Distillation : public Objective {
     return RealTokenWeights(stream);
   }
 
-  absl::StatusOr<double> Accumulate(const Call& call) const override {
+  absl::Status Accumulate(const Call& call) const override {
     const ArenaScope scope(*call.execution.arena);
-    const ForwardPass pass = PassOver(call.execution, call.stream);
+    ASSIGN_OR_RETURN(const ForwardPass pass, PassOver(call.execution, call.stream));
+    ASSIGN_OR_RETURN(const TensorView loss_weights,
+                     FromHost<float>(call.execution, RowWeights(call.stream)));
     ASSIGN_OR_RETURN(const TensorView teacher_hidden, teacher_.Forward(pass, nullptr));
     Activations saved;
     ASSIGN_OR_RETURN(const TensorView hidden,
                      student_.Forward(pass, call.gradients == nullptr ? nullptr : &saved));
     const TensorView d_hidden = HiddenGradient(call, student_);
-    const std::vector<float> weights = RowWeights(call.stream);
-    double loss = 0.0;
     RETURN_IF_ERROR(
         HeadDistillation(call.execution, {.hidden = hidden,
                                           .head = student_.weights().head,
@@ -102,13 +98,12 @@ class Distillation : public Objective {
                                           .teacher_hidden = teacher_hidden,
                                           .teacher_head = teacher_.weights().head,
                                           .teacher_logit_scale = teacher_.config().logit_scale,
-                                          .loss_weights = ReadOnly(weights),
+                                          .loss_weights = loss_weights,
                                           .gradients = GradientsOfHead(call, d_hidden),
                                           .token_losses = {},
-                                          .loss_sum = &loss}));
-    if (call.gradients != nullptr)
-      RETURN_IF_ERROR(student_.Backward(pass, saved, d_hidden, *call.gradients));
-    return loss;
+                                          .loss_sum = call.loss_sum}));
+    if (call.gradients == nullptr) return absl::OkStatus();
+    return student_.Backward(pass, saved, d_hidden, *call.gradients);
   }
 
  private:
@@ -128,28 +123,26 @@ class Alignment : public Objective {
     return RealTokenWeights(stream);
   }
 
-  absl::StatusOr<double> Accumulate(const Call& call) const override {
+  absl::Status Accumulate(const Call& call) const override {
     const ArenaScope scope(*call.execution.arena);
-    const std::vector<float> weights = RowWeights(call.stream);
-    double squared_error = 0.0;
-    ForwardPass pass = PassOver(call.execution, call.stream);
-    pass.tap = [&](const MixerCall& mixer) {
-      return AlignLayer(call, mixer, weights, squared_error);
-    };
-    RETURN_IF_ERROR(model_.Forward(pass, nullptr).status());
-    return squared_error * MeanOverLayersAndChannels();
+    ASSIGN_OR_RETURN(const TensorView row_weights,
+                     FromHost<float>(call.execution, RowWeights(call.stream)));
+    ASSIGN_OR_RETURN(ForwardPass pass, PassOver(call.execution, call.stream));
+    pass.tap = [&](const MixerCall& mixer) { return AlignLayer(call, mixer, row_weights); };
+    return model_.Forward(pass, nullptr).status();
   }
 
- private:
-  double MeanOverLayersAndChannels() const {
+  // The mean over layers and channels.
+  double loss_unit() const override {
     return 1.0 / (static_cast<double>(std::max<int64_t>(candidates_, 1)) *
                   static_cast<double>(model_.config().width));
   }
 
+ private:
   // The candidate's forward and backward right beside the layer it imitates: layers are
   // independent, so nothing is kept.
   absl::Status AlignLayer(const Call& call, const MixerCall& mixer,
-                          const std::vector<float>& weights, double& squared_error) const {
+                          const TensorView& row_weights) const {
     const auto layer = static_cast<size_t>(mixer.layer);
     if (!model_.config().layers[layer].has_candidate) return absl::OkStatus();
     Arena& arena = *call.execution.arena;
@@ -159,15 +152,14 @@ class Alignment : public Objective {
     MixerActivations saved;
     const Mixer& candidate = model_.candidate(mixer.layer);
     RETURN_IF_ERROR(candidate.Forward(mixer.candidate_pass, mixer.input, output, saved));
-    double error = 0.0;
-    RETURN_IF_ERROR(LayerMse(call.execution,
-                             {.output = output,
-                              .target = mixer.output,
-                              .row_weights = ReadOnly(weights),
-                              .gradient_scale = call.gradient_scale * MeanOverLayersAndChannels(),
-                              .d_output = call.gradients == nullptr ? TensorView() : output,
-                              .loss_sum = &error}));
-    squared_error += error;
+    RETURN_IF_ERROR(
+        LayerMse(call.execution, {.output = output,
+                                  .target = mixer.output,
+                                  .row_weights = row_weights,
+                                  .gradient_scale = call.gradient_scale * loss_unit(),
+                                  .d_output = call.gradients == nullptr ? TensorView() : output,
+                                  .loss_sum = call.loss_sum,
+                                  .moments = {}}));
     if (call.gradients == nullptr) return absl::OkStatus();
     return candidate.Backward(mixer.candidate_pass, mixer.input, saved, output, {},
                               call.gradients->layers[layer].candidate);
@@ -179,13 +171,32 @@ class Alignment : public Objective {
 
 }  // namespace
 
-ForwardPass PassOver(const ExecutionContext& execution, const PackedStream& stream) {
-  return {.execution = &execution,
-          .tokens = ReadOnly(stream.tokens),
-          .segments = stream.segments,
-          .cache = nullptr,
-          .use_candidate = {},
-          .tap = {}};
+absl::StatusOr<ForwardPass> PassOver(const ExecutionContext& execution,
+                                     const PackedStream& stream) {
+  ASSIGN_OR_RETURN(const TensorView tokens, FromHost<int32_t>(execution, stream.tokens));
+  return ForwardPass{.execution = &execution,
+                     .tokens = tokens,
+                     .segments = stream.segments,
+                     .cache = nullptr,
+                     .use_candidate = {},
+                     .tap = {}};
+}
+
+absl::StatusOr<LossSums> SumLoss(const ExecutionContext& execution, const Objective& objective,
+                                 absl::Span<const PackedStream> streams) {
+  const ArenaScope scope(*execution.arena);
+  const TensorView loss_sum = execution.arena->Tensor(DType::kFloat64, {1});
+  RETURN_IF_ERROR(Zero(execution, loss_sum));
+  LossSums sums;
+  for (const PackedStream& stream : streams) {
+    RETURN_IF_ERROR(
+        objective.Accumulate({.execution = execution, .stream = stream, .loss_sum = loss_sum}));
+    for (const float weight : objective.RowWeights(stream))
+      sums.row_weights += static_cast<double>(weight);
+  }
+  RETURN_IF_ERROR(CopyToHost(execution, loss_sum, &sums.loss));
+  sums.loss *= objective.loss_unit();
+  return sums;
 }
 
 std::unique_ptr<Objective> LanguageModelObjective(const Transformer& model) {

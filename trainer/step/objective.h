@@ -1,6 +1,6 @@
-// What a stage minimises. One call takes one packed stream through forward, loss and backward, adds
-// the gradients of gradient_scale * loss to those of the trainable parameters, and says what the
-// loss was.
+// What a stage minimises. One call takes one packed stream through forward, loss and backward, and
+// adds the gradients of gradient_scale * loss to those of the trainable parameters, and the loss to
+// a total on the device. Nothing is waited for, so that a step's streams run without a gap.
 //
 //   language model  sum of w_t * cross-entropy of the next token
 //
@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 
 #include "data/sequences/packed_stream.h"
 #include "kernels/base/execution_context.h"
@@ -36,10 +37,23 @@ class Objective {
     const PackedStream& stream;
     double gradient_scale = 1.0;
     const ModelTensors* gradients = nullptr;  // null: the loss alone
+    TensorView loss_sum;  // [1] fp64, added to: loss_unit() of it is the loss of the rows so far
   };
-  // The weighted sum of the loss over the stream's rows.
-  virtual absl::StatusOr<double> Accumulate(const Call& call) const = 0;
+  // Adds the weighted sum of the loss over the stream's rows. Faults that only the device sees come
+  // back where the total is read.
+  virtual absl::Status Accumulate(const Call& call) const = 0;
+
+  // What one of `loss_sum` stands for.
+  virtual double loss_unit() const { return 1.0; }
 };
+
+// The loss over the streams without gradients, and the sum of their rows' weights. Waits.
+struct LossSums {
+  double loss = 0.0;
+  double row_weights = 0.0;
+};
+absl::StatusOr<LossSums> SumLoss(const ExecutionContext& execution, const Objective& objective,
+                                 absl::Span<const PackedStream> streams);
 
 // Models outlive the objective.
 std::unique_ptr<Objective> LanguageModelObjective(const Transformer& model);
@@ -47,8 +61,8 @@ std::unique_ptr<Objective> DistillationObjective(const Transformer& student,
                                                  const Transformer& teacher);
 std::unique_ptr<Objective> AlignmentObjective(const Transformer& model);
 
-// The forward pass over a packed stream.
-ForwardPass PassOver(const ExecutionContext& execution, const PackedStream& stream);
+// The forward pass over a packed stream, whose tokens go into the arena.
+absl::StatusOr<ForwardPass> PassOver(const ExecutionContext& execution, const PackedStream& stream);
 
 }  // namespace salamander
 

@@ -1,5 +1,5 @@
-// AdamW over a model's trainable parameters: fp32 moments, parameter groups with their own
-// learning-rate multiplier and decay, clipping by the global norm.
+// AdamW over a model's trainable parameters: fp32 masters and moments, parameter groups with their
+// own learning-rate multiplier and decay, clipping by the global norm.
 #ifndef TRAINER_STEP_OPTIMIZER_H_
 #define TRAINER_STEP_OPTIMIZER_H_
 
@@ -31,22 +31,29 @@ using PolicyOf = std::function<ParameterPolicy(const ParameterSpec&)>;
 
 class Optimizer {
  public:
-  // Moments for every parameter of the layout, zero; which of them move is the stage's matter.
-  static absl::StatusOr<Optimizer> Create(const ParameterLayout& layout);
+  // Moments for every parameter of the layout on the session's device, zero; which of them move is
+  // the stage's matter.
+  static absl::StatusOr<Optimizer> Create(const ParameterLayout& layout, DeviceSession& session);
 
   // The stage's choice: hyperparameters, and a policy for each parameter.
   void Configure(const AdamWHyperparameters& hyperparameters, const PolicyOf& policy);
 
   // Zero moments and step count: `optimizer_state: reset`.
-  void Reset();
+  absl::Status Reset(const ExecutionContext& execution);
 
   struct Update {
     double gradient_norm = 0.0;  // before clipping
     bool is_finite = true;       // false: nothing was changed
   };
-  // One step with the gradients' buffer. A norm that is not finite leaves everything as it was.
+  // What a step reads and changes, all of one layout and on the device.
+  struct Buffers {
+    const ParameterBuffer& weights;            // fp32 masters
+    const ParameterBuffer& gradients;          // fp32
+    const ParameterBuffer* rounded = nullptr;  // bf16, receives the new weights; or null
+  };
+  // One step. A norm that is not finite leaves everything as it was. Waits at its end.
   absl::StatusOr<Update> Step(const ExecutionContext& execution, double learning_rate,
-                              const ParameterBuffer& weights, const ParameterBuffer& gradients);
+                              const Buffers& buffers);
 
   int64_t step() const { return step_; }
   void set_step(int64_t step) { step_ = step; }

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/status_macros.h"
+#include "kernels/memory.h"
 
 namespace salamander {
 namespace {
@@ -37,20 +38,25 @@ double SumRowWeights(const Objective& objective, const std::vector<PackedStream>
   return sum;
 }
 
-// This rank's loss sum; its gradients are added to the resources'.
+// This rank's loss sum; its gradients replace the resources'. Waits once, at the end.
 absl::StatusOr<double> AccumulateAll(const StepResources& resources, const Objective& objective,
                                      const std::vector<PackedStream>& micro_batches,
                                      double gradient_scale) {
-  double sum = 0.0;
+  const ExecutionContext& execution = resources.execution;
+  const ArenaScope scope(*execution.arena);
+  const TensorView loss_sum = execution.arena->Tensor(DType::kFloat64, {1});
+  RETURN_IF_ERROR(Zero(execution, loss_sum));
+  RETURN_IF_ERROR(Zero(execution, resources.gradients.Flat()));
   for (const PackedStream& stream : micro_batches) {
-    ASSIGN_OR_RETURN(const double loss,
-                     objective.Accumulate({.execution = resources.execution,
-                                           .stream = stream,
-                                           .gradient_scale = gradient_scale,
-                                           .gradients = &resources.gradient_views}));
-    sum += loss;
+    RETURN_IF_ERROR(objective.Accumulate({.execution = execution,
+                                          .stream = stream,
+                                          .gradient_scale = gradient_scale,
+                                          .gradients = &resources.gradient_views,
+                                          .loss_sum = loss_sum}));
   }
-  return sum;
+  double sum = 0.0;
+  RETURN_IF_ERROR(CopyToHost(execution, loss_sum, &sum));
+  return sum * objective.loss_unit();
 }
 
 }  // namespace
@@ -75,7 +81,6 @@ absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Ob
                      " hold no token to learn from; check the loss masks of the data"));
   }
 
-  resources.gradients.Zero();
   const auto sum = AccumulateAll(resources, objective, micro_batches, 1.0 / weights[0]);
   // A rank that fails sends no gradients, and the others must not wait for them.
   RETURN_IF_ERROR(AgreeOnStatus(ranks, sum.status()));
@@ -88,8 +93,10 @@ absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Ob
   result.is_finite = std::isfinite(result.loss);
   if (!result.is_finite) return result;
   ASSIGN_OR_RETURN(const Optimizer::Update update,
-                   resources.optimizer.Step(resources.execution, learning_rate, resources.weights,
-                                            resources.gradients));
+                   resources.optimizer.Step(resources.execution, learning_rate,
+                                            {.weights = resources.weights,
+                                             .gradients = resources.gradients,
+                                             .rounded = resources.rounded}));
   result.gradient_norm = update.gradient_norm;
   result.is_finite = update.is_finite;
   return result;

@@ -34,11 +34,12 @@ struct StepResult {
 
 struct StepResources {
   const ExecutionContext& execution;
-  Communicator& data_ranks;
-  const ParameterBuffer& weights;
-  ParameterBuffer& gradients;          // scratch: zeroed first
+  Communicator& data_ranks;            // for tensors of the execution's device
+  const ParameterBuffer& weights;      // masters
+  const ParameterBuffer& gradients;    // scratch: zeroed first
   const ModelTensors& gradient_views;  // the trainable part of it
   Optimizer& optimizer;
+  const ParameterBuffer* rounded = nullptr;  // what the model reads, where that is not the masters
 };
 
 // Collective over the data ranks. Sequences [first, first + batch.sequences) make the batch.

@@ -14,8 +14,9 @@
 #include "absl/strings/str_cat.h"
 
 #include "data/storage/file_bytes.h"
+#include "kernels/base/bfloat16.h"
 #include "kernels/base/status_macros.h"
-#include "model/checkpoint/huggingface/float_convert.h"
+#include "model/checkpoint/huggingface/half_float.h"
 
 namespace salamander {
 namespace {

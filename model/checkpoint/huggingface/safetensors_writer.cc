@@ -5,8 +5,8 @@
 #include "absl/strings/str_format.h"
 
 #include "data/storage/file_bytes.h"
+#include "kernels/base/bfloat16.h"
 #include "kernels/base/status_macros.h"
-#include "model/checkpoint/huggingface/float_convert.h"
 #include "model/checkpoint/huggingface/safetensors.h"
 #include "model/checkpoint/json_fields.h"
 

@@ -1,0 +1,59 @@
+// The device that a process runs its ops on: opened once, the source of the execution contexts and
+// of the memory behind every tensor. The CPU is a device like the others.
+#ifndef KERNELS_DEVICE_H_
+#define KERNELS_DEVICE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "kernels/base/arena.h"
+#include "kernels/base/execution_context.h"
+
+namespace salamander {
+
+// CUDA devices that this process could open: 0 in a build without CUDA, or without driver or GPU.
+int CudaDeviceCount();
+
+class DeviceSession {
+ public:
+  // Fails where the build has no CUDA backend, where there is no such device, or where the device
+  // or its driver is too old, naming what was found and what is needed.
+  static absl::StatusOr<std::unique_ptr<DeviceSession>> Open(const Device& device);
+
+  virtual ~DeviceSession() = default;
+
+  virtual Device device() const = 0;
+  virtual std::string name() const = 0;  // "NVIDIA H200", "CPU"
+
+  // Scratch comes from `arena`, which was reserved from this session and outlives the context.
+  virtual ExecutionContext Context(Arena& arena) = 0;
+
+  // Zero-filled memory of the device. Fails where it has not so much left, naming both sizes.
+  virtual absl::StatusOr<Arena> Reserve(int64_t bytes) = 0;
+
+  // What Reserve can still give. On the CPU: the machine's memory, whoever uses it.
+  virtual absl::StatusOr<int64_t> FreeBytes() = 0;
+
+  // Returns when everything enqueued so far is done, with the first fault a kernel met: a token
+  // outside the vocabulary, say, or an error of the device.
+  virtual absl::Status Wait() = 0;
+
+  // Seconds that each of `repetitions` calls of `enqueue` took on the device, with its caches
+  // flushed before each, after two calls that are not counted. Waits.
+  virtual absl::StatusOr<std::vector<double>> Time(const std::function<absl::Status()>& enqueue,
+                                                   int repetitions) = 0;
+
+  // The element type of parameters and activations here: fp32 on the CPU, bf16 on CUDA.
+  DType activation_dtype() const {
+    return device().kind == DeviceKind::kCpu ? DType::kFloat32 : DType::kBFloat16;
+  }
+};
+
+}  // namespace salamander
+
+#endif  // KERNELS_DEVICE_H_

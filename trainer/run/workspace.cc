@@ -1,0 +1,97 @@
+#include "trainer/run/workspace.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+#include "kernels/base/logging.h"
+#include "kernels/base/status_macros.h"
+
+namespace salamander {
+namespace {
+
+// Of a CUDA device's memory, for what is not ours: kernels that are loaded when first called, and
+// the libraries' own buffers.
+constexpr int64_t kLeftOnDevice = int64_t{1} << 30;
+
+// A pass of one short sequence through a small model.
+constexpr int64_t kSmallestArena = int64_t{256} << 20;
+
+int FromEnvironment(const char* variable, int otherwise) {
+  const char* const text = std::getenv(variable);
+  int value = 0;
+  return text != nullptr && absl::SimpleAtoi(text, &value) && value >= 0 ? value : otherwise;
+}
+
+// On every rank or on none.
+absl::Status AgreeOnKind(DeviceKind kind, Communicator& world) {
+  std::array<int64_t, 2> has = {kind == DeviceKind::kCpu ? 1 : 0,
+                                kind == DeviceKind::kCuda ? 1 : 0};
+  RETURN_IF_ERROR(world.AllReduceMax(absl::MakeSpan(has)));
+  if (has[0] == 0 || has[1] == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "rank ", world.rank(), " runs on ", kind == DeviceKind::kCpu ? "the CPU" : "CUDA",
+      " and others do not; give device: cpu or device: cuda, or start ranks on hosts that are "
+      "alike"));
+}
+
+}  // namespace
+
+PlaceOnHost ThisPlaceOnHost() {
+  const int rank = FromEnvironment("OMPI_COMM_WORLD_LOCAL_RANK", 0);
+  return {.rank = rank,
+          .ranks = std::max(FromEnvironment("OMPI_COMM_WORLD_LOCAL_SIZE", 1), rank + 1)};
+}
+
+Device DeviceFor(DeviceChoice choice, const PlaceOnHost& place, int cuda_devices) {
+  if (choice == DeviceChoice::kCpu) return {};
+  if (choice == DeviceChoice::kAuto && cuda_devices == 0) return {};
+  return {.kind = DeviceKind::kCuda, .index = place.rank % std::max(cuda_devices, 1)};
+}
+
+int RanksOnDevice(const PlaceOnHost& place, int cuda_devices) {
+  const int devices = std::max(cuda_devices, 1);
+  const int index = place.rank % devices;
+  return (place.ranks - index + devices - 1) / devices;
+}
+
+absl::StatusOr<std::unique_ptr<DeviceSession>> OpenDevice(DeviceChoice choice,
+                                                          Communicator& world) {
+  const Device device = DeviceFor(choice, ThisPlaceOnHost(), CudaDeviceCount());
+  auto session = DeviceSession::Open(device);
+  RETURN_IF_ERROR(AgreeOnStatus(world, session.status()));
+  RETURN_IF_ERROR(AgreeOnKind(device.kind, world));
+  if (device.kind == DeviceKind::kCuda) LogInfo(absl::StrCat("running on ", (*session)->name()));
+  return session;
+}
+
+absl::Status Workspace::ReserveArena(Communicator& world) {
+  const bool is_shared = session_.device().kind == DeviceKind::kCuda;
+  const auto free_bytes = session_.FreeBytes();
+  // Every rank has seen what is free before one takes its share.
+  if (is_shared) RETURN_IF_ERROR(AgreeOnStatus(world, free_bytes.status()));
+  RETURN_IF_ERROR(free_bytes.status());
+  int64_t bytes = *free_bytes;
+  if (is_shared) {
+    bytes = (bytes - kLeftOnDevice) / RanksOnDevice(ThisPlaceOnHost(), CudaDeviceCount());
+    bytes = bytes / Arena::kAlignment * Arena::kAlignment;
+  }
+  absl::Status status;
+  if (bytes < kSmallestArena) {
+    status = absl::ResourceExhaustedError(
+        absl::StrCat("rank ", world.rank(), ": ", session_.name(), " has ", *free_bytes,
+                     " bytes left beside the weights, too few for a pass; use more devices or "
+                     "fewer ranks on each, or a smaller model"));
+  } else if (auto arena = session_.Reserve(bytes); arena.ok()) {
+    arena_ = *std::move(arena);
+  } else {
+    status = arena.status();
+  }
+  return is_shared ? AgreeOnStatus(world, status) : status;
+}
+
+}  // namespace salamander

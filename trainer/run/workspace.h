@@ -1,0 +1,59 @@
+// Where a command runs its models: the device that the process opened, a context for its ops, and
+// the arena that passes take their memory from.
+#ifndef TRAINER_RUN_WORKSPACE_H_
+#define TRAINER_RUN_WORKSPACE_H_
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "kernels/device.h"
+#include "model/parallel/communicator.h"
+#include "trainer/config/device_choice.h"
+
+namespace salamander {
+
+// This rank among those of its host, as mpirun says; a process started by hand is alone.
+struct PlaceOnHost {
+  int rank = 0;
+  int ranks = 1;
+};
+PlaceOnHost ThisPlaceOnHost();
+
+// Ranks of a host take its CUDA devices in turn, and share them where there are more ranks.
+Device DeviceFor(DeviceChoice choice, const PlaceOnHost& place, int cuda_devices);
+
+// How many of the host's ranks DeviceFor gives the device that it gives this one.
+int RanksOnDevice(const PlaceOnHost& place, int cuda_devices);
+
+// Opens this rank's device; a process does so once. Collective: fails on every rank where one has
+// no such device, or where some would run on CUDA and some on the CPU.
+absl::StatusOr<std::unique_ptr<DeviceSession>> OpenDevice(DeviceChoice choice, Communicator& world);
+
+class Workspace {
+ public:
+  // The session outlives the workspace.
+  explicit Workspace(DeviceSession& session)
+      : session_(session), execution_(session.Context(arena_)) {}
+  Workspace(const Workspace&) = delete;  // the context refers to the arena
+  Workspace& operator=(const Workspace&) = delete;
+
+  DeviceSession& session() const { return session_; }
+  const ExecutionContext& execution() const { return execution_; }
+
+  // Before the first pass, and after all else that the device is to hold: on CUDA the arena takes
+  // what is left of its memory, shared evenly by the ranks on it, and the call is collective. On
+  // the CPU it takes address space for as much as the machine has: pages cost nothing until a pass
+  // touches them.
+  absl::Status ReserveArena(Communicator& world);
+
+ private:
+  DeviceSession& session_;
+  Arena arena_ = Arena::Adopt(nullptr, 0, nullptr);
+  ExecutionContext execution_;
+};
+
+}  // namespace salamander
+
+#endif  // TRAINER_RUN_WORKSPACE_H_
