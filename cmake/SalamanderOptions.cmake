@@ -20,7 +20,8 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 add_library(salamander_flags INTERFACE)
 target_include_directories(salamander_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(salamander_flags INTERFACE
-  -Wall -Wextra -Werror -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -march=${SALAMANDER_ARCH})
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -march=${SALAMANDER_ARCH}>
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wno-missing-field-initializers -Werror=all-warnings>)
 
 if(SALAMANDER_SANITIZER OR SALAMANDER_BUILD_FUZZERS)
   if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
@@ -31,7 +32,7 @@ if(SALAMANDER_SANITIZER OR SALAMANDER_BUILD_FUZZERS)
 endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
   # GCC 13 takes an element of a span returned by value for part of a temporary.
-  target_compile_options(salamander_flags INTERFACE -Wno-dangling-reference)
+  target_compile_options(salamander_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-dangling-reference>)
 elseif(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   # A loop that a sanitizer's checks keep from being vectorised is no fault of the loop.
   target_compile_options(salamander_flags INTERFACE -Wno-pass-failed)

@@ -1,0 +1,304 @@
+// Forward of block attention: online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867) over
+// the pieces of keys of a row tile, in base 2, from a maximum of -infinity. Queries, scores and
+// outputs of a tile stay in registers; keys and values pass through two stages of shared memory.
+#include <algorithm>
+#include <vector>
+
+#include "kernels/base/status_macros.h"
+#include "kernels/cuda/block_attention.h"
+#include "kernels/cuda/block_attention_tiles.cuh"
+#include "kernels/cuda/status.h"
+
+namespace salamander::cuda {
+namespace {
+
+// Parts of a lone tile that reaches far back (decoding): enough of them to fill a device, each long
+// enough to hide the merge.
+constexpr int kPartKeys = 512;
+constexpr int kPartEntries = 8;
+
+struct ForwardArgs {
+  AttentionArgs attention;
+  BFloat16* out;     // [T, H, D]
+  float* logsumexp;  // [T, H] or null
+  // Of tiles in parts: unnormalised outputs [parts, 64, D] and (maximum, denominator) [parts, 64].
+  float* part_outs;
+  float2* part_sums;
+};
+
+template <int kD>
+constexpr int kForwardBytes = 4 * SharedTile<kD>::Bytes(kPieceKeys);
+
+// The running softmax of a thread's two rows; the denominator is the thread's share.
+struct RowState {
+  float maximum[2] = {-INFINITY, -INFINITY};
+  float denominator[2] = {0.0F, 0.0F};
+};
+
+// Turns scores into weights relative to the new maximum and rescales what was summed before.
+template <int kD>
+__device__ void Soften(float (&scores)[8][4], const int (&keys)[2], bool is_masked, float scale,
+                       RowState& state, float (&out)[kD / 8][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float maximum = state.maximum[half];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        float& score = scores[i][2 * half + j];
+        score *= scale;
+        if (is_masked && i * 8 + lane % 4 * 2 + j >= keys[half]) score = -INFINITY;
+        maximum = fmaxf(maximum, score);
+      }
+    }
+    maximum = fmaxf(maximum, __shfl_xor_sync(kFullMask, maximum, 1));
+    maximum = fmaxf(maximum, __shfl_xor_sync(kFullMask, maximum, 2));
+    // A row that has met no key yet keeps weights of 2^-infinity.
+    const float shift = maximum == -INFINITY ? 0.0F : maximum;
+    const float factor = Exp2(state.maximum[half] - shift);
+    state.maximum[half] = maximum;
+    float sum = 0.0F;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        float& score = scores[i][2 * half + j];
+        score = Exp2(score - shift);
+        sum += score;
+      }
+    }
+    state.denominator[half] = state.denominator[half] * factor + sum;
+#pragma unroll
+    for (int i = 0; i < kD / 8; ++i) {
+      out[i][2 * half] *= factor;
+      out[i][2 * half + 1] *= factor;
+    }
+  }
+}
+
+// Grid: one block per (segment, row tile, KV head, part); in a segment the last tiles, which read
+// most, come first. Block: warp w owns rows 16 w to 16 w + 15 of the tile.
+template <int kD>
+__global__ void __launch_bounds__(kTileThreads, 2) BlockForwardKernel(const ForwardArgs forward) {
+  extern __shared__ __align__(128) char memory[];
+  const AttentionArgs& args = forward.attention;
+  const SegmentPlan segment = SegmentOfItem(args.segments, args.segment_count, blockIdx.x);
+  const int64_t local = blockIdx.x - segment.first_item;
+  const int part = static_cast<int>(local % segment.parts);
+  const int64_t tiles = CeilDivide(segment.query_count * args.group, kTileRows);
+  const int head = static_cast<int>(local / segment.parts % args.key_heads);
+  const RowTile tile(args, segment, head, tiles - 1 - local / segment.parts / args.key_heads);
+
+  constexpr int kTileBytes = SharedTile<kD>::Bytes(kPieceKeys);
+  const auto keys = [&](int stage) { return SharedTile<kD>(memory + stage * kTileBytes); };
+  const auto values = [&](int stage) { return SharedTile<kD>(memory + (2 + stage) * kTileBytes); };
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp_row = static_cast<int>(threadIdx.x) / kWarp * 16;
+
+  // Queries pass through the second stage into registers.
+  LoadRows(args, segment, tile, args.q, keys(1));
+  CommitCopies();
+  BlockWalk walk(args, segment, tile, part);
+  Piece next;
+  bool has_next = walk.Next(next);
+  const auto load = [&](const Piece& piece, int stage) {
+    const int64_t first = segment.key_begin + piece.begin;
+    LoadKeys(args, tile.key_head, first, piece.count, args.k, keys(stage));
+    LoadKeys(args, tile.key_head, first, piece.count, args.v, values(stage));
+  };
+  if (has_next) load(next, 0);
+  CommitCopies();
+  WaitForCopies<1>();
+  __syncthreads();
+  uint32_t queries[kD / 16][4];
+#pragma unroll
+  for (int step = 0; step < kD / 16; ++step) keys(1).LoadLeft(warp_row, step, queries[step]);
+  __syncthreads();
+
+  int64_t position[2];
+  int query[2];
+  bool is_row[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = warp_row + lane / 4 + 8 * half;
+    is_row[half] = row < tile.count;
+    query[half] = is_row[half] ? tile.Query(args, row) - tile.first_query : 0;
+    position[half] = is_row[half] ? segment.first_position + tile.first_query + query[half] : -1;
+  }
+
+  const float scale = args.scale * kLog2E;
+  RowState state;
+  float out[kD / 8][4];
+  SetZero(out);
+  for (int stage = 0; has_next; stage ^= 1) {
+    const Piece piece = next;
+    has_next = walk.Next(next);
+    if (has_next) load(next, stage ^ 1);
+    CommitCopies();
+    WaitForCopies<1>();
+    __syncthreads();
+    const int read[2] = {ReadKeys(piece, query[0], position[0]),
+                         ReadKeys(piece, query[1], position[1])};
+    if (__any_sync(kFullMask, read[0] > 0 || read[1] > 0)) {
+      float scores[8][4];
+      SetZero(scores);
+#pragma unroll
+      for (int step = 0; step < kD / 16; ++step) {
+#pragma unroll
+        for (int pair = 0; pair < 4; ++pair) {
+          if (pair * 16 < piece.count) {
+            uint32_t b[4];
+            keys(stage).LoadRightTransposed(pair * 16, step, b);
+            MultiplyAdd(scores[2 * pair], queries[step], b[0], b[1]);
+            MultiplyAdd(scores[2 * pair + 1], queries[step], b[2], b[3]);
+          }
+        }
+      }
+      const bool is_masked = !__all_sync(kFullMask, read[0] == kPieceKeys && read[1] == kPieceKeys);
+      Soften<kD>(scores, read, is_masked, scale, state, out);
+      MultiplyWeights<kD, 4>(scores, values(stage), 0, piece.count, out);
+    }
+    __syncthreads();
+  }
+
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float& denominator = state.denominator[half];
+    denominator += __shfl_xor_sync(kFullMask, denominator, 1);
+    denominator += __shfl_xor_sync(kFullMask, denominator, 2);
+    const int row = warp_row + lane / 4 + 8 * half;
+    if (!is_row[half]) continue;
+    if (segment.first_part >= 0) {
+      const int64_t slot =
+          (segment.first_part + static_cast<int64_t>(head) * segment.parts + part) * kTileRows +
+          row;
+      if (lane % 4 == 0) forward.part_sums[slot] = {state.maximum[half], denominator};
+#pragma unroll
+      for (int i = 0; i < kD / 8; ++i) {
+        const int column = i * 8 + lane % 4 * 2;
+        for (int j = 0; j < 2; ++j) {
+          if (column + j < args.head_dim) {
+            forward.part_outs[slot * args.head_dim + column + j] = out[i][2 * half + j];
+          }
+        }
+      }
+      continue;
+    }
+    const int64_t index = tile.Index(args, segment, row);
+    if (forward.logsumexp != nullptr && lane % 4 == 0) {
+      forward.logsumexp[index] = state.maximum[half] * kLn2 + logf(denominator);
+    }
+    StoreRow<kD>(out, half, 1.0F / denominator, args, forward.out + index * args.head_dim);
+  }
+}
+
+// Merges the parts of lone tiles in order. Grid: one block per (segment in parts, row of its tile,
+// KV head). Block: one thread per column of the head.
+__global__ void MergePartsKernel(const ForwardArgs forward, const SegmentPlan* split) {
+  const AttentionArgs& args = forward.attention;
+  const SegmentPlan segment = split[blockIdx.x];
+  const RowTile tile(args, segment, static_cast<int>(blockIdx.z), 0);
+  const int row = static_cast<int>(blockIdx.y);
+  if (row >= tile.count) return;
+  const int64_t first =
+      (segment.first_part + static_cast<int64_t>(tile.key_head) * segment.parts) * kTileRows + row;
+  float maximum = -INFINITY;
+  for (int part = 0; part < segment.parts; ++part) {
+    maximum = fmaxf(maximum, forward.part_sums[first + part * kTileRows].x);
+  }
+  float denominator = 0.0F;
+  for (int part = 0; part < segment.parts; ++part) {
+    const float2 sums = forward.part_sums[first + part * kTileRows];
+    denominator += Exp2(sums.x - maximum) * sums.y;
+  }
+  const int64_t index = tile.Index(args, segment, row);
+  if (forward.logsumexp != nullptr && threadIdx.x == 0) {
+    forward.logsumexp[index] = maximum * kLn2 + logf(denominator);
+  }
+  for (int column = static_cast<int>(threadIdx.x); column < args.head_dim;
+       column += static_cast<int>(blockDim.x)) {
+    float sum = 0.0F;
+    for (int part = 0; part < segment.parts; ++part) {
+      const int64_t slot = first + part * kTileRows;
+      sum += Exp2(forward.part_sums[slot].x - maximum) *
+             forward.part_outs[slot * args.head_dim + column];
+    }
+    forward.out[index * args.head_dim + column] = __float2bfloat16(sum / denominator);
+  }
+}
+
+struct ForwardPlan {
+  std::vector<SegmentPlan> segments, split;
+  int64_t items = 0, stored_parts = 0;
+};
+
+ForwardPlan PlanForward(const BlockAttention& attention, const AttentionArgs& args) {
+  ForwardPlan plan;
+  for (const Segment& segment : attention.segments) {
+    const int64_t tiles = CeilDivide(segment.query_count * args.group, kTileRows);
+    SegmentPlan entry = {segment.query_begin, segment.query_count, segment.key_begin,
+                         segment.first_position};
+    entry.first_item = plan.items;
+    if (tiles == 1) {
+      // Lists of several queries are walked together, from their starts.
+      const bool has_lists = args.lists != nullptr;
+      entry.part_size = has_lists ? kPartEntries : kPartKeys;
+      const int64_t size = has_lists ? args.list_length : segment.key_count();
+      if (!has_lists || segment.query_count == 1) {
+        entry.parts = static_cast<int32_t>(CeilDivide(size, entry.part_size));
+      }
+    }
+    if (entry.parts > 1) {
+      entry.first_part = plan.stored_parts;
+      plan.stored_parts += static_cast<int64_t>(entry.parts) * args.key_heads;
+      plan.split.push_back(entry);
+    }
+    plan.segments.push_back(entry);
+    plan.items += tiles * args.key_heads * entry.parts;
+  }
+  return plan;
+}
+
+}  // namespace
+
+absl::Status BlockAttentionForward(const ExecutionContext& context, const BlockAttention& attention,
+                                   const TensorView& out, const TensorView& logsumexp) {
+  RETURN_IF_ERROR(CheckHeadDim("attention", attention.q.dim(2)));
+  const ArenaScope scope(*context.arena);
+  ForwardArgs args = {};
+  args.attention = MakeAttentionArgs(attention);
+  args.out = BFloat16Data(out);
+  args.attention.is_aligned = args.attention.is_aligned && AreAligned({args.out});
+  args.logsumexp = logsumexp.empty() ? nullptr : logsumexp.data<float>();
+  const ForwardPlan plan = PlanForward(attention, args.attention);
+  if (plan.items == 0) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckGrid("BlockAttentionForward", plan.items));
+  ASSIGN_OR_RETURN(args.attention.segments,
+                   UploadArray<SegmentPlan>(context, absl::MakeConstSpan(plan.segments)));
+  args.attention.segment_count = static_cast<int>(plan.segments.size());
+  const SegmentPlan* split = nullptr;
+  if (!plan.split.empty()) {
+    ASSIGN_OR_RETURN(split, UploadArray<SegmentPlan>(context, absl::MakeConstSpan(plan.split)));
+    const int64_t rows = plan.stored_parts * kTileRows;
+    args.part_outs = context.arena->Array<float>(rows * args.attention.head_dim);
+    args.part_sums = context.arena->Array<float2>(rows);
+  }
+  RETURN_IF_ERROR(ForTileColumns(args.attention.head_dim, [&]<int kD>() -> absl::Status {
+    RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(
+        BlockForwardKernel<kD>, cudaFuncAttributeMaxDynamicSharedMemorySize, kForwardBytes<kD>));
+    BlockForwardKernel<kD><<<static_cast<unsigned>(plan.items), kTileThreads, kForwardBytes<kD>,
+                             context.cuda->stream()>>>(args);
+    RETURN_IF_LAUNCH_FAILED("BlockForwardKernel");
+    return absl::OkStatus();
+  }));
+  if (plan.split.empty()) return absl::OkStatus();
+  const dim3 grid(static_cast<unsigned>(plan.split.size()), kTileRows,
+                  static_cast<unsigned>(args.attention.key_heads));
+  MergePartsKernel<<<grid, 128, 0, context.cuda->stream()>>>(args, split);
+  RETURN_IF_LAUNCH_FAILED("MergePartsKernel");
+  return absl::OkStatus();
+}
+
+}  // namespace salamander::cuda

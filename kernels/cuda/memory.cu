@@ -1,0 +1,113 @@
+// Filling, copying and converting. Conversion passes once over both tensors, eight elements to a
+// thread; fp32 to bf16 rounds to nearest, ties to even.
+#include "absl/strings/str_cat.h"
+
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/runtime.h"
+#include "kernels/cuda/status.h"
+#include "kernels/memory.h"
+
+namespace salamander::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__device__ void LoadEight(const BFloat16* source, float (&values)[kLanes]) {
+  Unpack(*reinterpret_cast<const Packed*>(source), values);
+}
+
+__device__ void LoadEight(const float* source, float (&values)[kLanes]) {
+#pragma unroll
+  for (int i = 0; i < kLanes; i += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(source + i);
+    values[i] = four.x;
+    values[i + 1] = four.y;
+    values[i + 2] = four.z;
+    values[i + 3] = four.w;
+  }
+}
+
+__device__ void StoreEight(const float (&values)[kLanes], BFloat16* destination) {
+  *reinterpret_cast<Packed*>(destination) = PackEight(values);
+}
+
+__device__ void StoreEight(const float (&values)[kLanes], float* destination) {
+#pragma unroll
+  for (int i = 0; i < kLanes; i += 4) {
+    *reinterpret_cast<float4*>(destination + i) =
+        make_float4(values[i], values[i + 1], values[i + 2], values[i + 3]);
+  }
+}
+
+// Grid: one block per kThreads * 8 elements.
+template <typename From, typename To>
+__global__ void __launch_bounds__(kThreads)
+    ConvertKernel(const From* source, To* destination, int64_t size, bool is_aligned) {
+  const int64_t begin = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kLanes;
+  if (is_aligned && begin + kLanes <= size) {
+    float values[kLanes];
+    LoadEight(source + begin, values);
+    StoreEight(values, destination + begin);
+    return;
+  }
+  for (int64_t i = begin; i < begin + kLanes && i < size; ++i) {
+    destination[i] = static_cast<To>(static_cast<float>(source[i]));
+  }
+}
+
+template <typename From, typename To>
+absl::Status LaunchConvert(const ExecutionContext& context, const TensorView& source,
+                           const TensorView& destination) {
+  const int64_t size = source.size();
+  if (size == 0) return absl::OkStatus();
+  const auto* const from = static_cast<const From*>(source.raw());
+  auto* const to = static_cast<To*>(destination.raw());
+  const auto blocks = static_cast<unsigned>(CeilDivide(size, kThreads * kLanes));
+  ConvertKernel<<<blocks, kThreads, 0, context.cuda->stream()>>>(from, to, size,
+                                                                 AreAligned({from, to}));
+  RETURN_IF_LAUNCH_FAILED("Convert");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Zero(const ExecutionContext& context, const TensorView& tensor) {
+  RETURN_IF_CUDA_ERROR(cudaMemsetAsync(tensor.raw(), 0, static_cast<size_t>(tensor.bytes()),
+                                       context.cuda->stream()));
+  return absl::OkStatus();
+}
+
+absl::Status Copy(const ExecutionContext& context, const TensorView& source,
+                  const TensorView& destination) {
+  RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(destination.raw(), source.raw(),
+                                       static_cast<size_t>(source.bytes()),
+                                       cudaMemcpyDeviceToDevice, context.cuda->stream()));
+  return absl::OkStatus();
+}
+
+absl::Status Convert(const ExecutionContext& context, const TensorView& source,
+                     const TensorView& destination) {
+  const DType from = source.dtype(), to = destination.dtype();
+  if (from == to) return cuda::Copy(context, source, destination);
+  if (from == DType::kFloat32 && to == DType::kBFloat16) {
+    return LaunchConvert<float, BFloat16>(context, source, destination);
+  }
+  if (from == DType::kBFloat16 && to == DType::kFloat32) {
+    return LaunchConvert<BFloat16, float>(context, source, destination);
+  }
+  return absl::UnimplementedError(absl::StrCat(
+      "Convert: ", Name(from), " to ", Name(to),
+      " on CUDA; it converts between float32 and bfloat16, convert others on the CPU"));
+}
+
+absl::Status CopyFromHost(const ExecutionContext& context, const void* host,
+                          const TensorView& destination) {
+  return context.cuda->Upload(host, destination.bytes(), destination.raw());
+}
+
+absl::Status CopyToHost(const ExecutionContext& context, const TensorView& source, void* host) {
+  return context.cuda->Download(source.raw(), source.bytes(), host);
+}
+
+}  // namespace salamander::cuda

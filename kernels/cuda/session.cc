@@ -1,0 +1,129 @@
+#include "kernels/cuda/session.h"
+
+#include <cuda_runtime.h>
+
+#include "absl/strings/str_cat.h"
+
+#include "kernels/base/status_macros.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/cuda/status.h"
+
+namespace salamander::cuda {
+namespace {
+
+void Free(void* base, int64_t /*capacity_bytes*/) {
+  cudaFree(base);
+}
+
+constexpr int kWarmUpRuns = 2;
+
+class Event {
+ public:
+  Event() = default;
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  ~Event() {
+    if (event_ != nullptr) cudaEventDestroy(event_);
+  }
+  absl::Status Create() {
+    RETURN_IF_CUDA_ERROR(cudaEventCreate(&event_));
+    return absl::OkStatus();
+  }
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+class Session : public DeviceSession {
+ public:
+  Session(int index, std::unique_ptr<Runtime> runtime)
+      : index_(index), runtime_(std::move(runtime)) {}
+
+  Device device() const override { return {DeviceKind::kCuda, index_}; }
+  std::string name() const override { return runtime_->properties().name; }
+  ExecutionContext Context(Arena& arena) override {
+    return {.device = device(), .arena = &arena, .cuda = runtime_.get()};
+  }
+
+  absl::StatusOr<Arena> Reserve(int64_t bytes) override {
+    void* base = nullptr;
+    if (cudaMalloc(&base, static_cast<size_t>(bytes)) == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // a refused allocation leaves the device as it was
+      ASSIGN_OR_RETURN(const int64_t free_bytes, FreeBytes());
+      return absl::ResourceExhaustedError(
+          absl::StrCat(name(), " has ", free_bytes, " bytes left and ", bytes,
+                       " were asked for; use shorter sequences, smaller micro-batches or more "
+                       "recomputation"));
+    }
+    RETURN_IF_CUDA_ERROR(cudaGetLastError());
+    Arena arena = Arena::Adopt(base, bytes, Free);
+    RETURN_IF_CUDA_ERROR(cudaMemsetAsync(base, 0, static_cast<size_t>(bytes), runtime_->stream()));
+    return arena;
+  }
+
+  absl::StatusOr<int64_t> FreeBytes() override {
+    size_t free_bytes = 0;
+    size_t total_bytes = 0;
+    RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free_bytes, &total_bytes));
+    return static_cast<int64_t>(free_bytes);
+  }
+
+  absl::Status Wait() override { return runtime_->Wait(); }
+  absl::StatusOr<std::vector<double>> Time(const std::function<absl::Status()>& enqueue,
+                                           int repetitions) override;
+
+ private:
+  int index_;
+  std::unique_ptr<Runtime> runtime_;
+};
+
+absl::StatusOr<std::vector<double>> Session::Time(const std::function<absl::Status()>& enqueue,
+                                                  int repetitions) {
+  const auto flush_bytes = static_cast<int64_t>(2) * runtime_->properties().l2CacheSize;
+  ASSIGN_OR_RETURN(Arena flush, Reserve(flush_bytes));
+  Event start, end;
+  RETURN_IF_ERROR(start.Create());
+  RETURN_IF_ERROR(end.Create());
+  std::vector<double> seconds;
+  for (int run = -kWarmUpRuns; run < repetitions; ++run) {
+    RETURN_IF_CUDA_ERROR(cudaMemsetAsync(flush.Allocate(0), run & 0xFF,
+                                         static_cast<size_t>(flush_bytes), runtime_->stream()));
+    RETURN_IF_CUDA_ERROR(cudaEventRecord(start.get(), runtime_->stream()));
+    RETURN_IF_ERROR(enqueue());
+    RETURN_IF_CUDA_ERROR(cudaEventRecord(end.get(), runtime_->stream()));
+    RETURN_IF_ERROR(Wait());
+    float milliseconds = 0.0F;
+    RETURN_IF_CUDA_ERROR(cudaEventElapsedTime(&milliseconds, start.get(), end.get()));
+    if (run >= 0) seconds.push_back(static_cast<double>(milliseconds) * 1e-3);
+  }
+  return seconds;
+}
+
+}  // namespace
+
+int DeviceCount() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;
+}
+
+absl::StatusOr<std::unique_ptr<DeviceSession>> OpenSession(int index) {
+  int count = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
+    cudaGetLastError();
+    return absl::FailedPreconditionError(
+        absl::StrCat("device: cuda was asked for and the driver says ", cudaGetErrorString(error),
+                     "; check `nvidia-smi`, or use device: cpu"));
+  }
+  if (index < 0 || index >= count) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cuda device ", index, " was asked for and this process sees ", count,
+                     "; start fewer ranks on this host, or check CUDA_VISIBLE_DEVICES"));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Runtime> runtime, Runtime::Create(index));
+  return std::make_unique<Session>(index, std::move(runtime));
+}
+
+}  // namespace salamander::cuda

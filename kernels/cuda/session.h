@@ -1,0 +1,18 @@
+// Opens a CUDA device for kernels/device.h, without a CUDA type in sight.
+#ifndef KERNELS_CUDA_SESSION_H_
+#define KERNELS_CUDA_SESSION_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+
+#include "kernels/device.h"
+
+namespace salamander::cuda {
+
+int DeviceCount();
+absl::StatusOr<std::unique_ptr<DeviceSession>> OpenSession(int index);
+
+}  // namespace salamander::cuda
+
+#endif  // KERNELS_CUDA_SESSION_H_

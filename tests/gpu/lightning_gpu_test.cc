@@ -1,0 +1,458 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "kernels/lightning_attention.h"
+#include "kernels/memory.h"
+#include "tests/gpu/gpu_context.h"
+#include "tests/kernels/lightning_problem.h"
+
+namespace salamander {
+namespace {
+
+constexpr int64_t kTensorBytes = int64_t{256} << 20;
+
+// Every operand of a matrix product is rounded to bf16 once, independently of the others, and each
+// product of random signs keeps its relative error in the sum's root mean square. An output is a
+// product with a copy of the state, itself a sum of rounded values, or with rounded scores, and is
+// rounded itself: at most three roundings in quadrature. What is kept in fp32 adds nothing that
+// shows. A stored state is a sum of values rounded once.
+const double kOutputBound = std::sqrt(3.0) * kBFloat16Rounding;
+constexpr double kStateBound = kBFloat16Rounding;
+// Few queries take the recurrence in fp32: only the output is rounded.
+constexpr double kStepBound = kBFloat16Rounding;
+
+LightningProblem RoundedProblem(const LightningShape& shape) {
+  LightningProblem problem = RandomLightningProblem(shape);
+  for (TestTensor* tensor : {&problem.q, &problem.k, &problem.v, &problem.d_out}) {
+    *tensor = Rounded(*tensor);
+  }
+  for (TestTensor* tensor : {&problem.states, &problem.d_states}) {
+    if (!tensor->View().empty()) *tensor = tensor->As(DType::kFloat32).As(DType::kFloat64);
+  }
+  return problem;
+}
+
+TensorView UploadOutput(GpuContext& gpu, const LightningProblem& problem) {
+  const TensorView q = problem.q.View();
+  return gpu.Upload(TestTensor::Constant(q.dtype(), {q.dim(0), q.dim(1), q.dim(2)}, kUntouched));
+}
+
+TestTensor DownloadIfThere(GpuContext& gpu, const TensorView& tensor) {
+  return tensor.empty() ? TestTensor() : gpu.Download(tensor).As(DType::kFloat64);
+}
+
+LightningOutput ForwardOnGpu(GpuContext& gpu, const LightningProblem& problem) {
+  const TensorView out = UploadOutput(gpu, problem);
+  const TensorView states = gpu.Upload(problem.states, DType::kFloat32);
+  const absl::Status status = LightningForward(gpu, {.q = gpu.Upload(problem.q),
+                                                     .k = gpu.Upload(problem.k),
+                                                     .v = gpu.Upload(problem.v),
+                                                     .slopes = problem.slopes,
+                                                     .segments = problem.segments,
+                                                     .scale = problem.scale,
+                                                     .states = states,
+                                                     .out = out});
+  EXPECT_TRUE(status.ok()) << status;
+  return {DownloadIfThere(gpu, out), DownloadIfThere(gpu, states)};
+}
+
+LightningGradients BackwardOnGpu(GpuContext& gpu, const LightningProblem& problem) {
+  const TensorView dq = UploadOutput(gpu, problem);
+  const TensorView dk = UploadOutput(gpu, problem);
+  const TensorView dv = UploadOutput(gpu, problem);
+  const TensorView d_states = gpu.Upload(problem.d_states, DType::kFloat32);
+  const absl::Status status =
+      LightningBackward(gpu, {.q = gpu.Upload(problem.q),
+                              .k = gpu.Upload(problem.k),
+                              .v = gpu.Upload(problem.v),
+                              .slopes = problem.slopes,
+                              .segments = problem.segments,
+                              .scale = problem.scale,
+                              .states = gpu.Upload(problem.states, DType::kFloat32),
+                              .d_states = d_states,
+                              .d_out = gpu.Upload(problem.d_out),
+                              .dq = dq,
+                              .dk = dk,
+                              .dv = dv});
+  EXPECT_TRUE(status.ok()) << status;
+  return {DownloadIfThere(gpu, dq), DownloadIfThere(gpu, dk), DownloadIfThere(gpu, dv),
+          DownloadIfThere(gpu, d_states)};
+}
+
+// Documents around the chunk of 64, of few tokens, and long enough to be cut into several runs;
+// head dims that fill their tile and that do not.
+std::vector<LightningShape> Shapes() {
+  return {
+      {.documents = {1}},
+      {.documents = {9}, .heads = 1},
+      {.documents = {1, 1, 1}, .has_states = true},
+      {.documents = {63, 64, 65}, .dim = 32},
+      {.documents = {64, 128, 1, 129, 127}, .has_states = true},
+      {.documents = {3, 1, 9, 20, 2, 31}, .dim = 48, .has_states = true, .gap = 3},
+      {.documents = {300, 1, 17}, .dim = 80, .has_states = true, .gap = 1},
+      {.documents = {191, 66}, .heads = 7, .dim = 64},
+      {.documents = {130}, .heads = 4, .dim = 128, .has_states = true},
+      {.documents = {700}, .heads = 3, .dim = 112},
+      {.documents = {1000, 5, 777}, .dim = 128, .has_states = true, .gap = 2},
+      {.documents = {257, 3000}, .heads = 6, .dim = 64, .has_states = true},
+      {.documents = {1500, 12, 1}, .dim = 96, .has_states = true},
+  };
+}
+
+std::string Describe(const LightningShape& shape) {
+  return "documents " + testing::PrintToString(shape.documents) + " heads " +
+         std::to_string(shape.heads) + " dim " + std::to_string(shape.dim);
+}
+
+double ErrorIn(const Segment& segment, const TestTensor& actual, const TestTensor& expected) {
+  return RelativeRmse(actual.View().Rows(segment.query_begin, segment.query_count),
+                      expected.View().Rows(segment.query_begin, segment.query_count));
+}
+
+// Rows of the documents only: those between them are poisoned.
+void ExpectClose(const LightningProblem& problem, const TestTensor& actual,
+                 const TestTensor& expected, const char* what) {
+  for (const Segment& segment : problem.segments) {
+    EXPECT_LE(ErrorIn(segment, actual, expected), kOutputBound)
+        << what << " of " << segment.query_count << " tokens";
+  }
+}
+
+void ExpectOutput(const LightningProblem& problem, const LightningOutput& actual,
+                  const LightningOutput& expected) {
+  ExpectClose(problem, actual.out, expected.out, "out");
+  if (problem.states.View().empty()) return;
+  EXPECT_LE(RelativeRmse(actual.states.View(), expected.states.View()), kStateBound);
+}
+
+void ExpectGradients(const LightningProblem& problem, const LightningGradients& actual,
+                     const LightningGradients& expected) {
+  ExpectClose(problem, actual.dq, expected.dq, "dq");
+  ExpectClose(problem, actual.dk, expected.dk, "dk");
+  ExpectClose(problem, actual.dv, expected.dv, "dv");
+  if (problem.d_states.View().empty()) return;
+  EXPECT_LE(RelativeRmse(actual.d_states.View(), expected.d_states.View()), kStateBound);
+}
+
+void AddToRows(const TestTensor& tensor, const Segment& segment, double amount) {
+  const TensorView rows = tensor.View().Rows(segment.query_begin, segment.query_count);
+  for (int64_t i = 0; i < rows.size(); ++i) SetElement(rows, i, ElementAt(rows, i) + amount);
+}
+
+TEST(LightningGpuTest, ForwardEqualsTheRecurrence) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(kTensorBytes, kTensorBytes);
+  for (const LightningShape& shape : Shapes()) {
+    SCOPED_TRACE(Describe(shape));
+    const LightningProblem problem = RoundedProblem(shape);
+    ExpectOutput(problem, ForwardOnGpu(gpu, problem), ReferenceForward(problem));
+  }
+}
+
+TEST(LightningGpuTest, BackwardEqualsTheAdjointRecurrence) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(kTensorBytes, kTensorBytes);
+  for (const LightningShape& shape : Shapes()) {
+    SCOPED_TRACE(Describe(shape));
+    const LightningProblem problem = RoundedProblem(shape);
+    ExpectGradients(problem, BackwardOnGpu(gpu, problem), ReferenceBackward(problem));
+  }
+}
+
+TEST(LightningGpuTest, EverySlopeEqualsTheRecurrenceByItself) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(kTensorBytes, kTensorBytes);
+  for (const double slope : {0.0, 4e-8, 0x1p-8, 0.05, 0.25, 0.84, 7.75, 1000.0}) {
+    SCOPED_TRACE(slope);
+    LightningProblem problem =
+        RoundedProblem({.documents = {2000, 70, 5}, .heads = 1, .dim = 64, .has_states = true});
+    problem.slopes[0] = slope;
+    ExpectOutput(problem, ForwardOnGpu(gpu, problem), ReferenceForward(problem));
+    ExpectGradients(problem, BackwardOnGpu(gpu, problem), ReferenceBackward(problem));
+  }
+}
+
+TEST(LightningGpuTest, LeavesRowsOutsideSegmentsAlone) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(kTensorBytes, kTensorBytes);
+  constexpr int64_t kGap = 5;
+  const LightningProblem problem = RoundedProblem({.documents = {70, 1, 33, 900}, .gap = kGap});
+  const LightningOutput output = ForwardOnGpu(gpu, problem);
+  const LightningGradients gradients = BackwardOnGpu(gpu, problem);
+  for (const Segment& segment : problem.segments) {
+    for (const TestTensor* tensor : {&output.out, &gradients.dq, &gradients.dk, &gradients.dv}) {
+      const TensorView gap = tensor->View().Rows(segment.query_begin - kGap, kGap);
+      for (int64_t i = 0; i < gap.size(); ++i) ASSERT_EQ(ElementAt(gap, i), kUntouched);
+    }
+  }
+}
+
+TEST(LightningGpuTest, EqualTokensWithoutDecayCountThemselvesExactly) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(kTensorBytes, kTensorBytes);
+  constexpr int64_t kTokens = 256;  // a bf16 counts no further
+  LightningProblem problem = RoundedProblem({.documents = {kTokens}, .heads = 1, .dim = 16});
+  problem.q = problem.k = problem.v = TestTensor::Constant(DType::kFloat64, {kTokens, 1, 16}, 1.0);
+  problem.scale = 1.0;
+  const LightningOutput output = ForwardOnGpu(gpu, problem);
+  for (int64_t t = 0; t < kTokens; ++t) {
+    ASSERT_EQ(output.out.At(t * 16), 16.0 * static_cast<double>(t + 1)) << "token " << t;
+  }
+}
+
+TEST(LightningGpuTest, HalfAMillionTokensEqualTheRecurrence) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(int64_t{1} << 30, kTensorBytes);
+  LightningProblem problem = RoundedProblem(
+      {.documents = {(int64_t{512} << 10) + 64}, .heads = 2, .dim = 16, .has_states = true});
+  problem.slopes = {4e-8, 0x1p-8};
+  ExpectOutput(problem, ForwardOnGpu(gpu, problem), ReferenceForward(problem));
+  ExpectGradients(problem, BackwardOnGpu(gpu, problem), ReferenceBackward(problem));
+}
+
+TEST(LightningGpuTest, ElementOffsetsBeyondTwoToTheThirtyOne) {
+  SKIP_WITHOUT_GPU();
+  constexpr int64_t kTokens = (int64_t{512} << 10) + 64, kHeads = 32, kDim = 128;
+  constexpr int64_t kTail = 330;   // rows that are filled, across offset 2^31
+  constexpr int64_t kShift = 350;  // q, k, v and d_out are windows of one tensor
+  static_assert(kTokens * kHeads * kDim > int64_t{1} << 31);
+  constexpr int64_t kTensorSize = (kTokens + 3 * kShift) * kHeads * kDim * 2;
+  GpuContext gpu(4 * kTensorSize + (int64_t{1} << 20), kTensorBytes);
+  const TestTensor tail = Rounded(
+      TestTensor::Normal(DType::kFloat32, {kTail + 3 * kShift, kHeads, kDim}, 7), DType::kFloat64);
+  const TensorView all = gpu.Zeros(DType::kBFloat16, {kTokens + 3 * kShift, kHeads, kDim});
+  ASSERT_TRUE(CopyFromHost(gpu, tail.As(DType::kBFloat16).View().raw(),
+                           all.Rows(kTokens - kTail, kTail + 3 * kShift))
+                  .ok());
+  const auto window = [&](int64_t i) { return all.Rows(i * kShift, kTokens); };
+  LightningProblem problem;
+  const auto copy = [&](int64_t i) {
+    TestTensor rows(DType::kFloat64, {kTail, kHeads, kDim});
+    const TensorView source = tail.View().Rows(i * kShift, kTail);
+    std::copy_n(source.data<double>(), source.size(), rows.View().data<double>());
+    return rows;
+  };
+  problem.q = copy(0);
+  problem.k = copy(1);
+  problem.v = copy(2);
+  problem.d_out = copy(3);
+  for (int64_t head = 0; head < kHeads; ++head) {
+    problem.slopes.push_back(std::exp2(-static_cast<double>(head + 1) / 4));
+  }
+  problem.segments = {{.query_begin = 0, .query_count = 300},
+                      {.query_begin = kTail - 7, .query_count = 7}};
+  std::vector<Segment> segments = problem.segments;
+  for (Segment& segment : segments) segment.query_begin += kTokens - kTail;
+
+  const TensorView outputs[] = {gpu.Zeros(DType::kBFloat16, {kTokens, kHeads, kDim}),
+                                gpu.Zeros(DType::kBFloat16, {kTokens, kHeads, kDim}),
+                                gpu.Zeros(DType::kBFloat16, {kTokens, kHeads, kDim})};
+  const auto result = [&](int i) {
+    return gpu.Download(outputs[i].Rows(kTokens - kTail, kTail)).As(DType::kFloat64);
+  };
+  ASSERT_TRUE(LightningForward(gpu, {.q = window(0),
+                                     .k = window(1),
+                                     .v = window(2),
+                                     .slopes = problem.slopes,
+                                     .segments = segments,
+                                     .scale = problem.scale,
+                                     .states = TensorView(),
+                                     .out = outputs[0]})
+                  .ok());
+  ExpectClose(problem, result(0), ReferenceForward(problem).out, "out");
+  ASSERT_TRUE(LightningBackward(gpu, {.q = window(0),
+                                      .k = window(1),
+                                      .v = window(2),
+                                      .slopes = problem.slopes,
+                                      .segments = segments,
+                                      .scale = problem.scale,
+                                      .states = TensorView(),
+                                      .d_states = TensorView(),
+                                      .d_out = window(3),
+                                      .dq = outputs[0],
+                                      .dk = outputs[1],
+                                      .dv = outputs[2]})
+                  .ok());
+  const LightningGradients expected = ReferenceBackward(problem);
+  ExpectClose(problem, result(0), expected.dq, "dq");
+  ExpectClose(problem, result(1), expected.dk, "dk");
+  ExpectClose(problem, result(2), expected.dv, "dv");
+}
+
+// One slot throughout; a piece of 700 tokens is cut into runs whose last one overwrites the slot
+// that the first starts from.
+TEST(LightningGpuTest, PrefillInPiecesEqualsTheWhole) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(kTensorBytes, kTensorBytes);
+  LightningProblem piece = RoundedProblem({.documents = {1030}, .dim = 128, .has_states = true});
+  const LightningOutput expected = ReferenceForward(piece);
+  const Segment whole = piece.segments[0];
+  int64_t begin = 0;
+  for (const int64_t count : {65, 1, 63, 128, 2, 1, 700, 70}) {
+    piece.segments = {{.query_begin = begin,
+                       .query_count = count,
+                       .first_position = begin,
+                       .state_in = 0,
+                       .state_out = 0}};
+    const LightningOutput output = ForwardOnGpu(gpu, piece);
+    piece.states = output.states;
+    EXPECT_LE(ErrorIn(piece.segments[0], output.out, expected.out), kOutputBound) << count;
+    begin += count;
+  }
+  ASSERT_EQ(begin, whole.query_count);
+  EXPECT_LE(RelativeRmse(piece.states.View().Rows(0, 1), expected.states.View().Rows(1, 1)),
+            kStateBound);
+}
+
+TEST(LightningGpuTest, BatchedDecodeStepsEqualTheRecurrence) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(kTensorBytes, kTensorBytes);
+  constexpr int64_t kTokens = 29;
+  for (const int64_t dim : {16, 48, 80, 128}) {
+    for (const int64_t queries : {1, 3, 8}) {
+      SCOPED_TRACE(testing::Message() << "dim " << dim << ", " << queries << " queries a step");
+      LightningProblem step = RoundedProblem(
+          {.documents = {kTokens, kTokens, kTokens}, .dim = dim, .has_states = true});
+      const LightningOutput expected = ReferenceForward(step);
+      const std::vector<Segment> documents = step.segments;
+      const TestTensor actual = expected.out;
+      for (int64_t t = 0; t < kTokens; t += queries) {
+        step.segments.clear();
+        for (int32_t document = 0; document < 3; ++document) {
+          step.segments.push_back({.query_begin = document * kTokens + t,
+                                   .query_count = std::min(queries, kTokens - t),
+                                   .first_position = t,
+                                   .state_in = 2 * document,
+                                   .state_out = 2 * document});
+        }
+        const LightningOutput output = ForwardOnGpu(gpu, step);
+        step.states = output.states;
+        for (const Segment& segment : step.segments) {
+          const TensorView from = output.out.View().Rows(segment.query_begin, segment.query_count);
+          const TensorView to = actual.View().Rows(segment.query_begin, segment.query_count);
+          std::copy_n(from.data<double>(), from.size(), to.data<double>());
+        }
+      }
+      for (const Segment& document : documents) {
+        EXPECT_LE(ErrorIn(document, actual, expected.out), kStepBound);
+      }
+      for (int64_t document = 0; document < 3; ++document) {
+        // A state that is rounded to fp32 once a token.
+        EXPECT_LE(RelativeRmse(step.states.View().Rows(2 * document, 1),
+                               expected.states.View().Rows(2 * document + 1, 1)),
+                  1e-6);
+      }
+    }
+  }
+}
+
+TEST(LightningGpuTest, SegmentWithoutStateSlotsStartsFromZeroAndKeepsNothing) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(kTensorBytes, kTensorBytes);
+  LightningProblem problem =
+      RoundedProblem({.documents = {5, 1, 70, 600}, .dim = 32, .has_states = true});
+  for (Segment& segment : problem.segments) segment.state_in = segment.state_out = -1;
+  const LightningOutput output = ForwardOnGpu(gpu, problem);
+  EXPECT_TRUE(BitwiseEqual(output.states.View(), problem.states.View()));
+  problem.states = problem.d_states = TestTensor();
+  EXPECT_TRUE(BitwiseEqual(output.out.View(), ForwardOnGpu(gpu, problem).out.View()));
+}
+
+TEST(LightningGpuTest, BackwardWithoutStateGradientsEqualsZeroOnes) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(kTensorBytes, kTensorBytes);
+  LightningProblem problem =
+      RoundedProblem({.documents = {70, 1, 600}, .dim = 32, .has_states = true});
+  problem.d_states = TestTensor(DType::kFloat64, {6, 6, 32, 32});
+  const LightningGradients expected = BackwardOnGpu(gpu, problem);
+  problem.d_states = TestTensor();
+  const LightningGradients actual = BackwardOnGpu(gpu, problem);
+  EXPECT_TRUE(BitwiseEqual(actual.dq.View(), expected.dq.View()));
+  // A start from zero differs from a zero start by the sign of zeros at most.
+  EXPECT_EQ(MaxAbsDifference(actual.dk.View(), expected.dk.View()), 0);
+  EXPECT_EQ(MaxAbsDifference(actual.dv.View(), expected.dv.View()), 0);
+}
+
+TEST(LightningGpuTest, ChangedDocumentLeavesTheOthersBitIdentical) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(kTensorBytes, kTensorBytes);
+  for (const size_t changed : {1U, 2U, 4U}) {
+    SCOPED_TRACE(changed);
+    const LightningProblem before =
+        RoundedProblem({.documents = {70, 37, 1, 90, 700, 6}, .dim = 32, .has_states = true});
+    LightningProblem after = before;
+    for (const TestTensor* tensor : {&after.q, &after.k, &after.v, &after.d_out}) {
+      AddToRows(*tensor, before.segments[changed], 1.0);
+    }
+    const LightningOutput outputs[] = {ForwardOnGpu(gpu, before), ForwardOnGpu(gpu, after)};
+    const LightningGradients gradients[] = {BackwardOnGpu(gpu, before), BackwardOnGpu(gpu, after)};
+    for (size_t i = 0; i < before.segments.size(); ++i) {
+      const Segment& segment = before.segments[i];
+      const auto rows_equal = [&](const TestTensor& a, const TestTensor& b) -> bool {
+        return BitwiseEqual(a.View().Rows(segment.query_begin, segment.query_count),
+                            b.View().Rows(segment.query_begin, segment.query_count));
+      };
+      const auto slot_equal = [](const TestTensor& a, const TestTensor& b, int32_t slot) -> bool {
+        return BitwiseEqual(a.View().Rows(slot, 1), b.View().Rows(slot, 1));
+      };
+      const bool is_same = i != changed;
+      EXPECT_EQ(rows_equal(outputs[1].out, outputs[0].out), is_same) << i;
+      EXPECT_EQ(rows_equal(gradients[1].dq, gradients[0].dq), is_same) << i;
+      EXPECT_EQ(rows_equal(gradients[1].dk, gradients[0].dk), is_same) << i;
+      EXPECT_EQ(rows_equal(gradients[1].dv, gradients[0].dv), is_same) << i;
+      EXPECT_EQ(slot_equal(outputs[1].states, outputs[0].states, segment.state_out), is_same) << i;
+      EXPECT_EQ(slot_equal(gradients[1].d_states, gradients[0].d_states, segment.state_in), is_same)
+          << i;
+    }
+  }
+}
+
+TEST(LightningGpuTest, RepeatsBitForBit) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(kTensorBytes, kTensorBytes);
+  for (const LightningShape& shape :
+       {LightningShape{.documents = {2500}, .dim = 128, .has_states = true},
+        LightningShape{.documents = {64, 1, 900, 200}, .dim = 80, .has_states = true}}) {
+    SCOPED_TRACE(Describe(shape));
+    const LightningProblem problem = RoundedProblem(shape);
+    const LightningOutput output = ForwardOnGpu(gpu, problem);
+    const LightningGradients gradients = BackwardOnGpu(gpu, problem);
+    for (int run = 0; run < 3; ++run) {
+      const LightningOutput again = ForwardOnGpu(gpu, problem);
+      EXPECT_TRUE(BitwiseEqual(again.out.View(), output.out.View()));
+      EXPECT_TRUE(BitwiseEqual(again.states.View(), output.states.View()));
+      const LightningGradients gradients_again = BackwardOnGpu(gpu, problem);
+      EXPECT_TRUE(BitwiseEqual(gradients_again.dq.View(), gradients.dq.View()));
+      EXPECT_TRUE(BitwiseEqual(gradients_again.dk.View(), gradients.dk.View()));
+      EXPECT_TRUE(BitwiseEqual(gradients_again.dv.View(), gradients.dv.View()));
+      EXPECT_TRUE(BitwiseEqual(gradients_again.d_states.View(), gradients.d_states.View()));
+    }
+  }
+}
+
+TEST(LightningGpuTest, OtherHeadDimsAreUnimplementedAndSaySo) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(kTensorBytes, kTensorBytes);
+  for (const int64_t dim : {8, 40, 144}) {
+    const TensorView tensor = gpu.Zeros(DType::kBFloat16, {3, 1, dim});
+    const std::vector<Segment> segments = {{.query_begin = 0, .query_count = 3}};
+    const std::vector<double> slopes = {0.5};
+    const absl::Status status = LightningForward(gpu, {.q = tensor,
+                                                       .k = tensor,
+                                                       .v = tensor,
+                                                       .slopes = slopes,
+                                                       .segments = segments,
+                                                       .states = TensorView(),
+                                                       .out = tensor});
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+    EXPECT_NE(status.message().find(std::to_string(dim)), std::string::npos) << status;
+  }
+}
+
+}  // namespace
+}  // namespace salamander

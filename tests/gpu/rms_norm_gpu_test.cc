@@ -1,0 +1,256 @@
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "kernels/rms_norm.h"
+#include "tests/gpu/row_ops.h"
+
+namespace salamander {
+namespace {
+
+constexpr double kBranchScale = 0.3, kEpsilon = 1e-5;
+
+struct Problem {
+  TestTensor residual, branch, weight, d_output, d_hidden;
+};
+
+// Residual and branch do not cancel, so that rounding stays relative even at one channel.
+Problem MakeProblem(const RowShape& s) {
+  const auto rows = [&](uint64_t seed) {
+    return Rounded(TestTensor::Normal(DType::kFloat64, {s.tokens, s.width}, seed));
+  };
+  return {
+      .residual = Rounded(TestTensor::Uniform(DType::kFloat64, {s.tokens, s.width}, 1, 0.5, 1.5)),
+      .branch = Rounded(TestTensor::Normal(DType::kFloat64, {s.tokens, s.width}, 2, 0.3)),
+      .weight = Rounded(TestTensor::Uniform(DType::kFloat64, {s.width}, 3, 0.5, 1.5)),
+      .d_output = rows(4),
+      .d_hidden = rows(5)};
+}
+
+// Hidden (the residual where there is no branch), output, inverse_rms.
+Outputs ForwardOnGpu(GpuContext& gpu, Place place, const Problem& p) {
+  const bool has_branch = !p.branch.View().empty();
+  const TensorView residual = Upload(gpu, place, p.residual);
+  const TensorView hidden = has_branch ? PoisonedLike(gpu, place, p.residual) : TensorView();
+  const TensorView output = PoisonedLike(gpu, place, p.residual);
+  const TensorView inverse_rms = gpu.Poisoned(DType::kFloat32, {p.residual.View().dim(0)});
+  EXPECT_TRUE(RmsNormForward(gpu, {.residual = residual,
+                                   .branch = Upload(gpu, place, p.branch),
+                                   .branch_scale = kBranchScale,
+                                   .weight = Upload(gpu, place, p.weight),
+                                   .epsilon = kEpsilon,
+                                   .hidden = hidden,
+                                   .output = output,
+                                   .inverse_rms = inverse_rms})
+                  .ok());
+  return {gpu.Download(has_branch ? hidden : residual), gpu.Download(output),
+          gpu.Download(inverse_rms)};
+}
+
+Outputs ForwardInDouble(const Problem& p) {
+  const TestContext cpu;
+  const bool has_branch = !p.branch.View().empty();
+  const TestTensor hidden = p.residual, output = p.residual;
+  const TestTensor inverse_rms(DType::kFloat64, {p.residual.View().dim(0)});
+  EXPECT_TRUE(RmsNormForward(cpu, {.residual = p.residual.View(),
+                                   .branch = p.branch.View(),
+                                   .branch_scale = kBranchScale,
+                                   .weight = p.weight.View(),
+                                   .epsilon = kEpsilon,
+                                   .hidden = has_branch ? hidden.View() : TensorView(),
+                                   .output = output.View(),
+                                   .inverse_rms = inverse_rms.View()})
+                  .ok());
+  return {hidden, output, inverse_rms};
+}
+
+// Which gradients a test wants.
+struct Wanted {
+  bool d_residual = true, d_branch = true, d_weight = true;
+};
+
+// d_residual, d_branch and d_weight (added to the weights), of the residual as h; what is not
+// wanted stays poisoned, or the weights.
+Outputs BackwardOnGpu(GpuContext& gpu, Place place, const Problem& p, const TestTensor& inverse_rms,
+                      const Wanted& wanted = {}) {
+  const TensorView d_residual = PoisonedLike(gpu, place, p.residual);
+  const TensorView d_branch = PoisonedLike(gpu, place, p.residual);
+  const TensorView d_weight = gpu.Upload(p.weight, DType::kFloat32);
+  EXPECT_TRUE(RmsNormBackward(gpu, {.hidden = Upload(gpu, place, p.residual),
+                                    .weight = Upload(gpu, place, p.weight),
+                                    .inverse_rms = gpu.Upload(inverse_rms, DType::kFloat32),
+                                    .d_output = Upload(gpu, place, p.d_output),
+                                    .d_hidden = Upload(gpu, place, p.d_hidden),
+                                    .branch_scale = kBranchScale,
+                                    .d_residual = wanted.d_residual ? d_residual : TensorView(),
+                                    .d_branch = wanted.d_branch ? d_branch : TensorView(),
+                                    .d_weight = wanted.d_weight ? d_weight : TensorView()})
+                  .ok());
+  return {gpu.Download(d_residual), gpu.Download(d_branch), gpu.Download(d_weight)};
+}
+
+Outputs BackwardInDouble(const Problem& p, const TestTensor& inverse_rms) {
+  const TestContext cpu;
+  const TestTensor d_residual = p.residual, d_branch = p.residual, d_weight = p.weight;
+  EXPECT_TRUE(RmsNormBackward(cpu, {.hidden = p.residual.View(),
+                                    .weight = p.weight.View(),
+                                    .inverse_rms = inverse_rms.View(),
+                                    .d_output = p.d_output.View(),
+                                    .d_hidden = p.d_hidden.View(),
+                                    .branch_scale = kBranchScale,
+                                    .d_residual = d_residual.View(),
+                                    .d_branch = d_branch.View(),
+                                    .d_weight = d_weight.View()})
+                  .ok());
+  return {d_residual, d_branch, d_weight};
+}
+
+// The output is made from h as it is stored: rounded once more than h.
+TEST(RmsNormGpuTest, ForwardMatchesDoubleAndRepeatsBitForBit) {
+  SKIP_WITHOUT_GPU();
+  for (const RowShape& shape : kRowShapes) {
+    SCOPED_TRACE(testing::Message() << shape.tokens << " x " << shape.width);
+    Problem problem = MakeProblem(shape);
+    for (const bool has_branch : {true, false}) {
+      if (!has_branch) problem.branch = TestTensor();
+      const Outputs expected = ForwardInDouble(problem);
+      for (const Place place : kBothPlaces) {
+        GpuContext gpu(kTestBytes, kTestBytes);
+        const Outputs actual = ForwardOnGpu(gpu, place, problem);
+        const int64_t size = problem.residual.size();
+        ExpectWithin(actual[0], expected[0], has_branch ? BFloat16Bound(size, 1) : 0.0);
+        ExpectWithin(actual[1], expected[1], BFloat16Bound(size, shape.width, has_branch ? 2 : 1));
+        ExpectWithin(actual[2], expected[2],
+                     has_branch ? BFloat16Bound(size, shape.width) : Float32Bound(shape.width));
+        ExpectSameBits(ForwardOnGpu(gpu, place, problem), actual);
+      }
+    }
+  }
+}
+
+TEST(RmsNormGpuTest, BackwardMatchesDoubleAndRepeatsBitForBit) {
+  SKIP_WITHOUT_GPU();
+  for (const RowShape& shape : kRowShapes) {
+    SCOPED_TRACE(testing::Message() << shape.tokens << " x " << shape.width);
+    const Problem problem = MakeProblem(shape);
+    const TestTensor inverse_rms = ForwardInDouble(problem)[2];
+    const Outputs expected = BackwardInDouble(problem, inverse_rms);
+    for (const Place place : kBothPlaces) {
+      GpuContext gpu(kTestBytes, kTestBytes);
+      const Outputs actual = BackwardOnGpu(gpu, place, problem, inverse_rms);
+      for (const size_t i : {0, 1}) {
+        ExpectWithin(actual[i], expected[i], BFloat16Bound(problem.residual.size(), shape.width));
+      }
+      ExpectWithin(actual[2], expected[2], Float32Bound(shape.tokens));
+      ExpectSameBits(BackwardOnGpu(gpu, place, problem, inverse_rms), actual);
+    }
+  }
+}
+
+// More slices of rows than one, and a last one that is not full.
+TEST(RmsNormGpuTest, WeightGradientAddsUpManyRows) {
+  SKIP_WITHOUT_GPU();
+  for (const RowShape& shape : {RowShape{40'001, 24}, RowShape{3'001, 520}}) {
+    const Problem problem = MakeProblem(shape);
+    const TestTensor inverse_rms = ForwardInDouble(problem)[2];
+    GpuContext gpu(kTestBytes, kTestBytes);
+    ExpectWithin(BackwardOnGpu(gpu, Place::kAligned, problem, inverse_rms)[2],
+                 BackwardInDouble(problem, inverse_rms)[2], Float32Bound(shape.tokens));
+  }
+}
+
+TEST(RmsNormGpuTest, HiddenMayBeTheResidual) {
+  SKIP_WITHOUT_GPU();
+  const Problem problem = MakeProblem({67, 2056});
+  GpuContext gpu(kTestBytes, kTestBytes);
+  const Outputs expected = ForwardOnGpu(gpu, Place::kAligned, problem);
+  const TensorView residual = gpu.Upload(problem.residual);
+  const TensorView output = PoisonedLike(gpu, Place::kAligned, problem.residual);
+  ASSERT_TRUE(RmsNormForward(gpu, {.residual = residual,
+                                   .branch = gpu.Upload(problem.branch),
+                                   .branch_scale = kBranchScale,
+                                   .weight = gpu.Upload(problem.weight),
+                                   .epsilon = kEpsilon,
+                                   .hidden = residual,
+                                   .output = output,
+                                   .inverse_rms = gpu.Poisoned(DType::kFloat32, {67})})
+                  .ok());
+  ExpectSameBits({gpu.Download(residual), gpu.Download(output)}, {expected[0], expected[1]});
+}
+
+TEST(RmsNormGpuTest, ResidualGradientMayBeTheHiddenGradient) {
+  SKIP_WITHOUT_GPU();
+  for (const RowShape& shape : {RowShape{300, 2056}, RowShape{67, 16384}}) {
+    const Problem problem = MakeProblem(shape);
+    const TestTensor inverse_rms = ForwardInDouble(problem)[2];
+    GpuContext gpu(kTestBytes, kTestBytes);
+    const Outputs expected = BackwardOnGpu(gpu, Place::kAligned, problem, inverse_rms);
+    const TensorView d_hidden = gpu.Upload(problem.d_hidden);
+    const TensorView d_weight = gpu.Upload(problem.weight, DType::kFloat32);
+    ASSERT_TRUE(RmsNormBackward(gpu, {.hidden = gpu.Upload(problem.residual),
+                                      .weight = gpu.Upload(problem.weight),
+                                      .inverse_rms = gpu.Upload(inverse_rms, DType::kFloat32),
+                                      .d_output = gpu.Upload(problem.d_output),
+                                      .d_hidden = d_hidden,
+                                      .branch_scale = kBranchScale,
+                                      .d_residual = d_hidden,
+                                      .d_branch = {},
+                                      .d_weight = d_weight})
+                    .ok());
+    ExpectSameBits({gpu.Download(d_hidden), gpu.Download(d_weight)}, {expected[0], expected[2]});
+  }
+}
+
+TEST(RmsNormGpuTest, GradientsNotWantedDoNotChangeTheOthers) {
+  SKIP_WITHOUT_GPU();
+  const Problem problem = MakeProblem({67, 2056});
+  const TestTensor inverse_rms = ForwardInDouble(problem)[2];
+  GpuContext gpu(kTestBytes, kTestBytes);
+  const Outputs all = BackwardOnGpu(gpu, Place::kAligned, problem, inverse_rms);
+  const auto with = [&](const Wanted& wanted) {
+    return BackwardOnGpu(gpu, Place::kAligned, problem, inverse_rms, wanted);
+  };
+  ExpectSameBits({with({true, false, false})[0]}, {all[0]});
+  ExpectSameBits({with({false, true, false})[1]}, {all[1]});
+  ExpectSameBits({with({false, false, true})[2]}, {all[2]});
+}
+
+TEST(RmsNormGpuTest, MissingHiddenGradientIsZero) {
+  SKIP_WITHOUT_GPU();
+  Problem problem = MakeProblem({67, 2056});
+  const TestTensor inverse_rms = ForwardInDouble(problem)[2];
+  problem.d_hidden = TestTensor(DType::kFloat64, {67, 2056});
+  GpuContext gpu(kTestBytes, kTestBytes);
+  const Outputs zero = BackwardOnGpu(gpu, Place::kAligned, problem, inverse_rms);
+  problem.d_hidden = TestTensor();
+  ExpectSameBits(BackwardOnGpu(gpu, Place::kAligned, problem, inverse_rms), zero);
+}
+
+TEST(RmsNormGpuTest, PoisonedRowStaysAlone) {
+  SKIP_WITHOUT_GPU();
+  Problem problem = MakeProblem({45, 100});
+  GpuContext gpu(kTestBytes, kTestBytes);
+  const TestTensor before = ForwardOnGpu(gpu, Place::kAligned, problem)[1];
+  problem.residual.PoisonRows(17, 1);
+  const TestTensor after = ForwardOnGpu(gpu, Place::kAligned, problem)[1];
+  EXPECT_TRUE(BitwiseEqual(after.View().Rows(0, 17), before.View().Rows(0, 17)));
+  EXPECT_TRUE(BitwiseEqual(after.View().Rows(18, 27), before.View().Rows(18, 27)));
+}
+
+TEST(RmsNormGpuTest, RowTooWideIsRefusedWithTheLimit) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(kTestBytes, kTestBytes);
+  const TensorView rows = gpu.Zeros(DType::kBFloat16, {1, 16392});
+  const absl::Status status = RmsNormForward(gpu, {.residual = rows,
+                                                   .branch = {},
+                                                   .weight = gpu.Zeros(DType::kBFloat16, {16392}),
+                                                   .hidden = {},
+                                                   .output = rows,
+                                                   .inverse_rms = gpu.Zeros(DType::kFloat32, {1})});
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("16384"));
+}
+
+}  // namespace
+}  // namespace salamander
