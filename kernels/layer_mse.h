@@ -17,7 +17,7 @@ struct LayerMseArgs {
   TensorView target;       // [T, C]
   TensorView row_weights;  // [T] fp32, or empty: all one
   double gradient_scale = 1.0;
-  TensorView d_output;  // [T, C], overwritten; or empty
+  TensorView d_output;  // [T, C], overwritten, may alias output; or empty
   TensorView loss_sum;  // [1] fp64, added to
   TensorView moments;   // [3] fp64 or empty: the sums of w_t * target^2, w_t * y * target and
                         // w_t * y^2 are added to it; with the loss they give a relative error and

@@ -18,7 +18,8 @@ absl::Status Zero(const ExecutionContext& context, const TensorView& tensor);
 absl::Status Copy(const ExecutionContext& context, const TensorView& source,
                   const TensorView& destination);
 
-// Between dtypes: fp32 and fp64, and on CUDA fp32 and bf16 (to nearest, ties to even).
+// Between float dtypes, narrowing to nearest, ties to even: any two on the CPU, fp32 and bf16 on
+// CUDA.
 absl::Status Convert(const ExecutionContext& context, const TensorView& source,
                      const TensorView& destination);
 

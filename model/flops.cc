@@ -1,6 +1,7 @@
 #include "model/flops.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "model/layers/attention_split.h"
 
@@ -57,6 +58,15 @@ ModelFlops SoftmaxLayer(const ModelConfig& config, Segments segments) {
   return flops;
 }
 
+// A product with each weight that is given, over `tokens` rows.
+double ProductFlops(std::initializer_list<const TensorView*> weights, int64_t tokens) {
+  double elements = 0;
+  for (const TensorView* weight : weights) {
+    if (!weight->empty()) elements += static_cast<double>(weight->size());
+  }
+  return kOperations * elements * static_cast<double>(tokens);
+}
+
 }  // namespace
 
 ModelFlops& ModelFlops::operator+=(const ModelFlops& other) {
@@ -110,8 +120,21 @@ ModelFlops ForwardFlops(const ModelConfig& config, Segments segments) {
   return flops;
 }
 
-double TrainingFlops(const ModelFlops& forward) {
-  return 3 * forward.total() - 2 * forward.block_selection;
+double WeightGradientFlops(const MixerTensors& gradients, int64_t tokens) {
+  return ProductFlops(
+      {&gradients.query, &gradients.key, &gradients.value, &gradients.output, &gradients.gate},
+      tokens);
+}
+
+double TrainingFlops(const ModelFlops& forward, const ModelTensors& gradients, int64_t tokens) {
+  double weights = ProductFlops({&gradients.head}, tokens);
+  for (const LayerTensors& layer : gradients.layers) {
+    weights += WeightGradientFlops(layer.mixer, tokens);
+    weights += ProductFlops({&layer.mlp.gate, &layer.mlp.up, &layer.mlp.down}, tokens);
+  }
+  const double attention = forward.dense_attention + forward.sparse_attention + forward.lightning;
+  const double inputs = forward.projections + forward.mlp + forward.head;
+  return forward.total() + 2 * attention + inputs + weights;
 }
 
 }  // namespace salamander

@@ -7,6 +7,7 @@
 
 #include "kernels/base/segments.h"
 #include "model/config.h"
+#include "model/model_tensors.h"
 
 namespace salamander {
 
@@ -33,9 +34,13 @@ ModelFlops ForwardFlops(const ModelConfig& config, Segments segments);
 // One layer's Lightning mixer over `tokens` tokens: of a layer, or of a candidate being aligned.
 ModelFlops LightningMixerFlops(const ModelConfig& config, int64_t tokens);
 
-// Forward and backward where everything trains: each product has two of its size in the backward,
-// the selection of blocks none.
-double TrainingFlops(const ModelFlops& forward);
+// Forward and backward, where `gradients` says which weights train: a product has one of its size
+// in the backward for its input and, where its weight trains, another; attention two; the selection
+// of blocks none.
+double TrainingFlops(const ModelFlops& forward, const ModelTensors& gradients, int64_t tokens);
+
+// Of the products that make the weights' gradients.
+double WeightGradientFlops(const MixerTensors& gradients, int64_t tokens);
 
 // Keys that the query at `position` of its document reads where its list is full: all of
 // selected_blocks blocks but what lies behind it in its own.

@@ -11,12 +11,30 @@
 
 namespace salamander {
 
+namespace {
+
+Recomputation RecomputationOf(const ForwardPass& pass, int64_t layer) {
+  return pass.recomputation.empty() ? Recomputation::kNone
+                                    : pass.recomputation[static_cast<size_t>(layer)];
+}
+
+}  // namespace
+
 // Forward: h and the branch still to be added to it. Backward: the gradients of both.
 struct Transformer::Stream {
   TensorView residual;      // [T, C]
   TensorView branch;        // [T, C]
   bool has_branch = false;  // whether branch holds something yet
   bool in_place = false;    // nothing is kept for a backward: h is updated where it stands
+  TensorView carried = {};  // [T, C] h behind a layer that is computed again; one for all of them
+};
+
+struct Transformer::Half {
+  TensorView residual;      // [T, C]
+  TensorView branch;        // [T, C] or empty
+  TensorView hidden;        // [T, C] receives their sum where there is a branch; may be `residual`
+  TensorView output;        // [T, C] of the mixer or MLP; may be `branch`; empty (MLP): not wanted
+  bool keeps_inner = true;  // what the mixer saved for its backward
 };
 
 Transformer::Transformer(const ModelConfig& config, ModelTensors weights)
@@ -86,35 +104,70 @@ absl::Status Transformer::MakeTables(const ForwardPass& pass, DType dtype,
   return absl::OkStatus();
 }
 
+absl::Status Transformer::MixerHalf(const ForwardPass& pass, int64_t layer,
+                                    const Activations& tables, const Half& half,
+                                    LayerActivations& saved) const {
+  const ExecutionContext& execution = *pass.execution;
+  const DType dtype = half.residual.dtype();
+  const int64_t tokens = half.residual.dim(0);
+  saved.input_inverse_rms = execution.arena->Tensor(StatisticsType(dtype), {tokens});
+  saved.mixer_input = execution.arena->Tensor(dtype, {tokens, config_.width});
+  RETURN_IF_ERROR(Normalise(execution, half, weights_.layers[static_cast<size_t>(layer)].input_norm,
+                            saved.input_inverse_rms, saved.mixer_input));
+  const int64_t mark = execution.arena->used_bytes();
+  RETURN_IF_ERROR(MixerOf(pass, layer)
+                      .Forward(PassOf(pass, tables, layer, KindOf(pass, layer)), saved.mixer_input,
+                               half.output, saved.mixer));
+  if (half.keeps_inner) return absl::OkStatus();
+  saved.mixer = {};
+  execution.arena->RewindTo(mark);
+  return absl::OkStatus();
+}
+
+absl::Status Transformer::MlpHalf(const ForwardPass& pass, int64_t layer, const Half& half,
+                                  LayerActivations& saved) const {
+  const ExecutionContext& execution = *pass.execution;
+  const LayerTensors& weights = weights_.layers[static_cast<size_t>(layer)];
+  const DType dtype = half.residual.dtype();
+  const int64_t tokens = half.residual.dim(0);
+  saved.post_inverse_rms = execution.arena->Tensor(StatisticsType(dtype), {tokens});
+  saved.mlp_input = execution.arena->Tensor(dtype, {tokens, config_.width});
+  RETURN_IF_ERROR(
+      Normalise(execution, half, weights.post_norm, saved.post_inverse_rms, saved.mlp_input));
+  return MlpForward(execution, weights.mlp, saved.mlp_input, half.output, saved.mlp);
+}
+
+absl::Status Transformer::Normalise(const ExecutionContext& execution, const Half& half,
+                                    TensorView weight, TensorView inverse_rms,
+                                    TensorView output) const {
+  return RmsNormForward(execution, {.residual = half.residual,
+                                    .branch = half.branch,
+                                    .branch_scale = config_.residual_scale,
+                                    .weight = weight,
+                                    .epsilon = config_.norm_epsilon,
+                                    .hidden = half.branch.empty() ? TensorView() : half.hidden,
+                                    .output = output,
+                                    .inverse_rms = inverse_rms});
+}
+
 absl::Status Transformer::LayerForward(const ForwardPass& pass, int64_t layer,
                                        const Activations& tables, Stream& stream,
                                        LayerActivations& saved) const {
-  const ExecutionContext& execution = *pass.execution;
-  const LayerTensors& weights = weights_.layers[static_cast<size_t>(layer)];
+  Arena& arena = *pass.execution->arena;
   const int64_t tokens = stream.residual.dim(0);
-  const DType dtype = stream.residual.dtype();
-  const auto activation = [&] { return execution.arena->Tensor(dtype, {tokens, config_.width}); };
-  const auto normalise = [&](TensorView weight, TensorView hidden, TensorView inverse_rms,
-                             TensorView output) {
-    return RmsNormForward(execution, {.residual = stream.residual,
-                                      .branch = stream.has_branch ? stream.branch : TensorView(),
-                                      .branch_scale = config_.residual_scale,
-                                      .weight = weight,
-                                      .epsilon = config_.norm_epsilon,
-                                      .hidden = stream.has_branch ? hidden : TensorView(),
-                                      .output = output,
-                                      .inverse_rms = inverse_rms});
+  const auto activation = [&] {
+    return arena.Tensor(stream.residual.dtype(), {tokens, config_.width});
   };
-
+  const Recomputation recomputation = RecomputationOf(pass, layer);
   saved.input_hidden = stream.in_place || !stream.has_branch ? stream.residual : activation();
-  saved.input_inverse_rms = execution.arena->Tensor(StatisticsType(dtype), {tokens});
-  saved.mixer_input = activation();
-  RETURN_IF_ERROR(normalise(weights.input_norm, saved.input_hidden, saved.input_inverse_rms,
-                            saved.mixer_input));
-  stream.residual = saved.input_hidden;
-  RETURN_IF_ERROR(MixerOf(pass, layer)
-                      .Forward(PassOf(pass, tables, layer, KindOf(pass, layer)), saved.mixer_input,
-                               stream.branch, saved.mixer));
+  const int64_t layer_mark = arena.used_bytes();
+  RETURN_IF_ERROR(MixerHalf(pass, layer, tables,
+                            {.residual = stream.residual,
+                             .branch = stream.has_branch ? stream.branch : TensorView(),
+                             .hidden = saved.input_hidden,
+                             .output = stream.branch,
+                             .keeps_inner = recomputation != Recomputation::kAttention},
+                            saved));
   stream.has_branch = true;
   if (pass.tap) {
     RETURN_IF_ERROR(
@@ -124,13 +177,46 @@ absl::Status Transformer::LayerForward(const ForwardPass& pass, int64_t layer,
                   .candidate_pass = PassOf(pass, tables, layer, MixerKind::kLightning)}));
   }
 
-  saved.post_hidden = stream.in_place ? stream.residual : activation();
-  saved.post_inverse_rms = execution.arena->Tensor(StatisticsType(dtype), {tokens});
-  saved.mlp_input = activation();
-  RETURN_IF_ERROR(
-      normalise(weights.post_norm, saved.post_hidden, saved.post_inverse_rms, saved.mlp_input));
+  saved.post_hidden = stream.in_place                         ? saved.input_hidden
+                      : recomputation == Recomputation::kFull ? stream.carried
+                                                              : activation();
+  RETURN_IF_ERROR(MlpHalf(pass, layer,
+                          {.residual = saved.input_hidden,
+                           .branch = stream.branch,
+                           .hidden = saved.post_hidden,
+                           .output = stream.branch},
+                          saved));
   stream.residual = saved.post_hidden;
-  return MlpForward(execution, weights.mlp, saved.mlp_input, stream.branch, saved.mlp);
+  if (recomputation == Recomputation::kFull) {
+    const TensorView input = saved.input_hidden;
+    saved = {};
+    saved.input_hidden = input;
+    arena.RewindTo(layer_mark);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Transformer::RecomputeMixer(const ForwardPass& pass, int64_t layer,
+                                         const Activations& tables, LayerActivations& saved) const {
+  const TensorView unwanted = pass.execution->arena->Tensor(
+      saved.mixer_input.dtype(), {saved.mixer_input.dim(0), config_.width});
+  return MixerOf(pass, layer)
+      .Forward(PassOf(pass, tables, layer, KindOf(pass, layer)), saved.mixer_input, unwanted,
+               saved.mixer);
+}
+
+absl::Status Transformer::RecomputeLayer(const ForwardPass& pass, int64_t layer,
+                                         const Activations& tables, LayerActivations& saved) const {
+  Arena& arena = *pass.execution->arena;
+  const TensorView input = saved.input_hidden;
+  const TensorView branch = arena.Tensor(input.dtype(), {input.dim(0), config_.width});
+  RETURN_IF_ERROR(MixerHalf(pass, layer, tables,
+                            {.residual = input, .branch = {}, .hidden = {}, .output = branch},
+                            saved));
+  saved.post_hidden = arena.Tensor(input.dtype(), {input.dim(0), config_.width});
+  return MlpHalf(pass, layer,
+                 {.residual = input, .branch = branch, .hidden = saved.post_hidden, .output = {}},
+                 saved);
 }
 
 absl::StatusOr<TensorView> Transformer::Forward(const ForwardPass& pass, Activations* saved) const {
@@ -147,6 +233,8 @@ absl::StatusOr<TensorView> Transformer::Forward(const ForwardPass& pass, Activat
   Stream stream{.residual = arena.Tensor(dtype, {tokens, config_.width}),
                 .branch = arena.Tensor(dtype, {tokens, config_.width}),
                 .in_place = saved == nullptr};
+  if (saved != nullptr && !pass.recomputation.empty())
+    stream.carried = arena.Tensor(dtype, {tokens, config_.width});
   RETURN_IF_ERROR(EmbeddingForward(*pass.execution, {.tokens = pass.tokens,
                                                      .table = weights_.embedding,
                                                      .output = stream.residual,
@@ -179,6 +267,9 @@ absl::Status Transformer::LayerBackward(const ForwardPass& pass, int64_t layer, 
   const LayerTensors& weights = weights_.layers[static_cast<size_t>(layer)];
   LayerActivations& activations = saved.layers[static_cast<size_t>(layer)];
   const ArenaScope scope(*execution.arena);
+  const Recomputation recomputation = RecomputationOf(pass, layer);
+  if (recomputation == Recomputation::kFull)
+    RETURN_IF_ERROR(RecomputeLayer(pass, layer, saved, activations));
   const TensorView d_input =
       execution.arena->Tensor(gradient.residual.dtype(), {gradient.residual.dim(0), config_.width});
 
@@ -197,6 +288,8 @@ absl::Status Transformer::LayerBackward(const ForwardPass& pass, int64_t layer, 
                                               .d_residual = gradient.residual,
                                               .d_branch = gradient.branch,
                                               .d_weight = gradients.post_norm}));
+  if (recomputation == Recomputation::kAttention)
+    RETURN_IF_ERROR(RecomputeMixer(pass, layer, saved, activations));
   const bool candidate_ran = RunsCandidate(pass, layer);
   RETURN_IF_ERROR(MixerOf(pass, layer)
                       .Backward(PassOf(pass, saved, layer, KindOf(pass, layer)),

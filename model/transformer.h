@@ -19,6 +19,7 @@
 #include "model/layers/mixer.h"
 #include "model/layers/mlp.h"
 #include "model/model_tensors.h"
+#include "model/recomputation.h"
 
 namespace salamander {
 
@@ -40,6 +41,7 @@ struct ForwardPass {
   absl::Span<const bool> use_candidate =
       {};        // [layers] run the candidate in place of the layer's own mixer
   MixerTap tap;  // or empty
+  absl::Span<const Recomputation> recomputation = {};  // [layers]; empty: kNone
 };
 
 // Inverse norms are in the activations' StatisticsType.
@@ -86,8 +88,22 @@ class Transformer {
                    MixerKind kind) const;
   MixerKind KindOf(const ForwardPass& pass, int64_t layer) const;
   absl::Status MakeTables(const ForwardPass& pass, DType dtype, Activations& tables) const;
+  // A layer's two halves. Each adds the stream's branch to its residual, which gives `hidden`,
+  // normalises that, and leaves in `branch` what its mixer or MLP makes of it.
+  struct Half;
+  absl::Status Normalise(const ExecutionContext& execution, const Half& half, TensorView weight,
+                         TensorView inverse_rms, TensorView output) const;
+  absl::Status MixerHalf(const ForwardPass& pass, int64_t layer, const Activations& tables,
+                         const Half& half, LayerActivations& saved) const;
+  absl::Status MlpHalf(const ForwardPass& pass, int64_t layer, const Half& half,
+                       LayerActivations& saved) const;
   absl::Status LayerForward(const ForwardPass& pass, int64_t layer, const Activations& tables,
                             Stream& stream, LayerActivations& saved) const;
+  // Computes again what LayerForward did not keep, in the arena, to the same bits.
+  absl::Status RecomputeLayer(const ForwardPass& pass, int64_t layer, const Activations& tables,
+                              LayerActivations& saved) const;
+  absl::Status RecomputeMixer(const ForwardPass& pass, int64_t layer, const Activations& tables,
+                              LayerActivations& saved) const;
   absl::Status LayerBackward(const ForwardPass& pass, int64_t layer, Activations& saved,
                              const Stream& gradient, const LayerTensors& gradients) const;
 

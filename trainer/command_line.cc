@@ -70,6 +70,7 @@ class CommandLine {
     AddGenerate();
     AddExport();
     AddInspect();
+    AddBench();
   }
 
   CLI::App& app() { return app_; }
@@ -250,6 +251,29 @@ class CommandLine {
                             "inspect base.ckpt", RunInspect);
     command->add_option("path", options->path, "what to look at")->required();
     command->add_flag("--verify", options->verify, "also check every checksum");
+  }
+
+  void AddBench() {
+    auto [command, options] = Add<BenchCommand>(
+        "bench", "Time the ops and whole steps against this machine's own ceilings",
+        "bench --tokens 32768 --only 'lightning|dense' --no-step", RunBench);
+    command->add_option("--model", options->model, "a dense model's shape")->capture_default_str();
+    command->add_option("--layers", options->layers, "so many of its layers; 0: all")
+        ->check(AtLeast(0))
+        ->capture_default_str();
+    command->add_option("--keep", options->keep, "layers that stay softmax")->capture_default_str();
+    command->add_option("--tokens", options->tokens, "lengths; the default fits the device")
+        ->check(AtLeast(1));
+    command->add_option("--only", options->only, "ops whose name matches this");
+    command->add_flag("!--no-ops", options->ops, "leave the ops out");
+    command->add_flag("!--no-step", options->step, "leave whole steps out");
+    command->add_option("--recomputation", options->recomputation, "none, attention or full")
+        ->capture_default_str();
+    command->add_option("--repetitions", options->repetitions, "timed runs of each")
+        ->check(AtLeast(1))
+        ->capture_default_str();
+    command->add_option("--json", options->json, "also write the figures here");
+    AddDeviceOption(command, options->device);
   }
 
   Communicator& world_;

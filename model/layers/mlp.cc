@@ -17,6 +17,7 @@ absl::Status MlpForward(const ExecutionContext& context, const MlpTensors& weigh
       LinearForward(context, {.input = input, .weight = weights.gate, .output = saved.gate}));
   RETURN_IF_ERROR(
       LinearForward(context, {.input = input, .weight = weights.up, .output = saved.up}));
+  if (output.empty()) return absl::OkStatus();
   const ArenaScope scope(arena);
   const TensorView product = arena.Tensor(input.dtype(), {tokens, inner});
   RETURN_IF_ERROR(SwigluForward(context, {.gate = saved.gate, .up = saved.up, .output = product}));

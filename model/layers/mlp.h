@@ -13,6 +13,7 @@ struct MlpActivations {
   TensorView gate, up;  // [T, F]
 };
 
+// output [T, C]; empty: only what the backward needs is computed.
 absl::Status MlpForward(const ExecutionContext& context, const MlpTensors& weights,
                         TensorView input, TensorView output, MlpActivations& saved);
 

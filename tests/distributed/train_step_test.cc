@@ -101,6 +101,9 @@ class OverflowsOnRankOne : public Objective {
     if (World().rank() == 1) SetElement(call.loss_sum, 0, std::numeric_limits<double>::infinity());
     return status;
   }
+  double Flops(const PackedStream& stream, const ModelTensors& gradients) const override {
+    return inner_->Flops(stream, gradients);
+  }
 
  private:
   std::unique_ptr<Objective> inner_;

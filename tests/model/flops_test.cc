@@ -32,7 +32,7 @@ TEST(FlopsTest, ProductsCountTwoPerWeightAndToken) {
 
 TEST(FlopsTest, DenseAttentionCountsEachDocumentsCausalPairs) {
   const ModelConfig config = TinyDenseConfig(1);
-  const double pairs = 5 * 6 / 2 + 2 * 3 / 2 + 1;
+  const double pairs = 15 + 3 + 1;
   EXPECT_EQ(ForwardFlops(config, Documents({5, 2, 1})).dense_attention, 4.0 * 32 * pairs);
   // Three queries behind seven cached keys see 8, 9 and 10 keys.
   const std::vector<Segment> cached = {{.query_count = 3, .first_position = 7}};
@@ -58,8 +58,23 @@ TEST(FlopsTest, SparseAttentionCountsTheKeysThatAFullListHolds) {
   EXPECT_EQ(flops.sparse_attention, 4.0 * 32 * keys);
   EXPECT_EQ(flops.dense_attention, 0);
   EXPECT_GT(flops.block_selection, 0);
-  EXPECT_EQ(TrainingFlops(flops),
-            3 * (flops.total() - flops.block_selection) + flops.block_selection);
+}
+
+TEST(FlopsTest, TrainingCountsTheWeightsThatTrain) {
+  ModelConfig config = TinyHybridConfig(2, {0});
+  config.softmax.use_sparse = true;
+  config.softmax.sparse = TinySparseConfig();
+  const ParameterLayout layout(config);
+  const auto buffer = ParameterBuffer::Create(layout, DType::kFloat32);
+  ASSERT_TRUE(buffer.ok());
+  const ModelFlops forward = ForwardFlops(config, Documents({100}));
+  const ModelTensors all = BindTensors(config, layout, *buffer);
+  EXPECT_EQ(TrainingFlops(forward, all, 100),
+            3 * (forward.total() - forward.block_selection) + forward.block_selection);
+  const ModelTensors none =
+      BindTrainable(config, layout, *buffer, [](const ParameterSpec&) { return false; });
+  EXPECT_EQ(TrainingFlops(forward, all, 100) - TrainingFlops(forward, none, 100),
+            forward.projections + forward.mlp + forward.head);
 }
 
 TEST(FlopsTest, LightningGrowsWithTokensAlone) {

@@ -87,7 +87,8 @@ ForwardPass TinyStream::Pass(const ExecutionContext& execution) {
           .segments = segments,
           .cache = nullptr,
           .use_candidate = {},
-          .tap = {}};
+          .tap = {},
+          .recomputation = recomputation};
 }
 
 double LossOf(const ExecutionContext& execution, const TinyModel& model, TinyStream& stream,

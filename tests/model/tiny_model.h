@@ -42,6 +42,7 @@ struct TinyStream {
   std::vector<int32_t> tokens, targets;
   std::vector<float> loss_weights;
   std::vector<Segment> segments;
+  std::vector<Recomputation> recomputation;  // [layers] or empty
 };
 
 // Cross-entropy over the stream; with `gradients` also their sum.

@@ -194,6 +194,48 @@ TEST(TransformerDeathTest, SwappingInACandidateThatIsNotThereIsFatal) {
   EXPECT_DEATH((void)model.transformer.Forward(pass, nullptr), "layer 1 has no candidate");
 }
 
+// The gradients of one stream under a choice of what is computed again, and the memory it took.
+struct Recomputed {
+  TestTensor gradients;
+  int64_t peak_bytes = 0;
+};
+
+Recomputed RunRecomputed(const TinyModel& model, std::vector<Recomputation> recomputation) {
+  TestContext context;
+  TinyStream stream({1, 70, 13, 30}, model.transformer.config().vocabulary, 5);
+  stream.recomputation = std::move(recomputation);
+  const ParameterLayout& layout = model.weights.layout;
+  TestTensor gradients(DType::kFloat32, {layout.total_size()});
+  auto buffer = ParameterBuffer::Create(layout, DType::kFloat32);
+  EXPECT_TRUE(buffer.ok());
+  const ModelTensors views = BindTensors(model.transformer.config(), layout, *buffer);
+  LossOf(context, model, stream, &views);
+  std::memcpy(gradients.View().raw(), buffer->Flat().raw(),
+              static_cast<size_t>(buffer->Flat().bytes()));
+  return {gradients, context.arena().peak_bytes()};
+}
+
+TEST_P(TransformerTest, WhatIsComputedAgainChangesMemoryAndNoBit) {
+  const TinyModel model(GetParam().config, DType::kFloat32, 11);
+  const size_t layers = GetParam().config.layers.size();
+  const Recomputed kept = RunRecomputed(model, {});
+  int64_t peak_before = kept.peak_bytes;
+  for (const Recomputation what : {Recomputation::kAttention, Recomputation::kFull}) {
+    const Recomputed again = RunRecomputed(model, std::vector<Recomputation>(layers, what));
+    EXPECT_TRUE(BitwiseEqual(again.gradients.View(), kept.gradients.View()));
+    EXPECT_LT(again.peak_bytes, peak_before);
+    peak_before = again.peak_bytes;
+  }
+  // Layers of each kind beside each other, either first.
+  for (const size_t first : {0U, 1U}) {
+    std::vector<Recomputation> mixed(layers, Recomputation::kNone);
+    mixed[first] = Recomputation::kFull;
+    EXPECT_TRUE(BitwiseEqual(RunRecomputed(model, mixed).gradients.View(), kept.gradients.View()));
+    mixed[1 - first] = Recomputation::kAttention;
+    EXPECT_TRUE(BitwiseEqual(RunRecomputed(model, mixed).gradients.View(), kept.gradients.View()));
+  }
+}
+
 TEST(TransformerTest, FrozenParametersGetNoGradientAndTrainableOnesTheSame) {
   const ModelConfig config = MupConfig();
   TestContext context;

@@ -105,6 +105,8 @@ std::vector<std::string> MetricsOf(const std::string& run) {
     auto json = nlohmann::json::parse(line);
     json.erase("seconds");
     json.erase("tokens_per_second");
+    json.erase("teraflops_per_second");
+    json.erase("mfu");
     lines.push_back(json.dump());
   }
   return lines;

@@ -143,6 +143,7 @@ const std::vector<StageCase>& StageCases() {
        kTakesEffect},
       {"recomputation", [](StageConfig& s) { s.recomputation = Recomputation::kFull; },
        kTakesEffect},
+      {"recomputed_layers", [](StageConfig& s) { s.recomputed_layers = {0}; }, kTakesEffect},
       {"context_parallel", [](StageConfig& s) { s.context_parallel = 2; }, kTakesEffect},
       {"tensor_parallel", [](StageConfig& s) { s.tensor_parallel = 2; }, kTakesEffect},
   };

@@ -304,8 +304,9 @@ INSTANTIATE_TEST_SUITE_P(
                  16},
         BadValue{"ContextNotBuilt", "sparse: on", "context_parallel: 2",
                  "stages[1].context_parallel: this version runs data parallel only"},
-        BadValue{"RecomputationNotBuilt", "sparse: on", "recomputation: full",
-                 "stages[1].recomputation: this version keeps every activation"}),
+        BadValue{"RecomputedLayersOfNothing", "sparse: on", "recomputed_layers: [0]",
+                 "stages[1].recomputed_layers: is given; it goes with recomputation: attention or "
+                 "full"}),
     [](const auto& test) { return test.param.name; });
 
 TEST(RecipeTest, ConvertAndSelectStagesReadBackAndKeepTheirOrder) {

@@ -95,6 +95,22 @@ struct EvaluateCommand {
 };
 absl::Status RunEvaluate(const EvaluateCommand& command, Communicator& world);
 
+// Times ops and whole steps.
+struct BenchCommand {
+  std::string model = "configs/models/minicpm4_8b.yaml";  // a dense model's shape, and
+  int64_t layers = 8;                                     // so many layers of it, of which
+  std::string keep = "0,7";                               // these stay softmax
+  std::vector<int64_t> tokens;                            // empty: 32K on CUDA, 1K on the CPU
+  bool ops = true;
+  bool step = true;
+  std::string only;  // ops whose name matches this regular expression
+  std::string recomputation = "none";
+  int repetitions = 10;
+  std::string json;
+  DeviceChoice device = DeviceChoice::kAuto;
+};
+absl::Status RunBench(const BenchCommand& command, Communicator& world);
+
 struct GenerateCommand {
   std::string from;
   std::string prompt;

@@ -77,6 +77,7 @@ void VisitTrainStage(FieldVisitor& v, StageConfig& stage) {
   v.Flag("rope_in_kept_layers", stage.rope_in_kept_layers);
   v.Choice("optimizer_state", stage.optimizer_state, kOptimizerStates);
   v.Choice("recomputation", stage.recomputation, kRecomputations);
+  v.Integers("recomputed_layers", stage.recomputed_layers, Unit::kCount);
   v.Integer("context_parallel", stage.context_parallel, Unit::kCount, 1, Need::kOptional);
   v.Integer("tensor_parallel", stage.tensor_parallel, Unit::kCount, 1, Need::kOptional);
 }

@@ -15,6 +15,7 @@
 
 #include "model/config.h"
 #include "model/conversion/transfer.h"
+#include "model/recomputation.h"
 #include "trainer/config/config_node.h"
 #include "trainer/config/device_choice.h"
 #include "trainer/config/field_visitor.h"
@@ -65,7 +66,6 @@ struct ScheduleConfig {
 
 enum class TrainableSet { kAll, kMixers, kLightning, kCandidates, kMatching };
 enum class OptimizerState { kKeep, kReset };
-enum class Recomputation { kNone, kAttention, kFull };
 
 // What an entry of the list of stages does. Only the fields of its kind are read and written.
 enum class StageKind { kTrain, kConvert, kSelect };
@@ -104,6 +104,7 @@ struct StageConfig {
   bool rope_in_kept_layers = false;
   OptimizerState optimizer_state = OptimizerState::kKeep;
   Recomputation recomputation = Recomputation::kNone;
+  std::vector<int64_t> recomputed_layers;  // that it is for; empty: all
   int64_t context_parallel = 1;
   int64_t tensor_parallel = 1;
 

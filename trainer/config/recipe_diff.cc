@@ -73,6 +73,7 @@ constexpr Rule kRules[] = {
     {"stages[*].rope_in_kept_layers", Effect::kRefused, kMeaning},
     {"stages[*].optimizer_state", Effect::kIgnored, "it acts at a stage's first step"},
     {"stages[*].recomputation", Effect::kTakesEffect, kNextStep},
+    {"stages[*].recomputed_layers", Effect::kTakesEffect, kNextStep},
     {"stages[*].context_parallel", Effect::kTakesEffect, "a run goes on in any layout"},
     {"stages[*].tensor_parallel", Effect::kTakesEffect, "a run goes on in any layout"},
 };

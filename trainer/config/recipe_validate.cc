@@ -224,6 +224,10 @@ absl::Status RecipeChecker::CheckObjective(const std::string& path,
     return Fault(path + ".train", "align trains the candidates, and nothing else trains them",
                  "set objective: align and train: candidates together");
   }
+  if (stage.recomputation == Recomputation::kNone && !stage.recomputed_layers.empty()) {
+    return Fault(path + ".recomputed_layers", "is given",
+                 "it goes with recomputation: attention or full");
+  }
   if ((stage.train == TrainableSet::kMatching) == stage.train_matching.empty()) {
     return Fault(path + ".train_matching", stage.train_matching.empty() ? "is empty" : "is given",
                  "it goes with train: matching, and lists patterns as layers.*.mlp.*");
@@ -277,9 +281,6 @@ absl::Status Recipe::CheckSupported() const {
     if (stage.context_parallel > 1 || stage.tensor_parallel > 1) {
       return unsupported(index, stage.tensor_parallel > 1 ? "tensor_parallel" : "context_parallel",
                          "this version runs data parallel only; use 1, and more data ranks");
-    }
-    if (stage.recomputation != Recomputation::kNone) {
-      return unsupported(index, "recomputation", "this version keeps every activation; use none");
     }
   }
   return absl::OkStatus();

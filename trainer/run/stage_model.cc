@@ -29,6 +29,17 @@ bool IsTrained(const StageConfig& stage, const ParameterSpec& spec) {
   return false;
 }
 
+// What each layer of the model computes again.
+std::vector<Recomputation> RecomputationOf(const StageConfig& stage, const ModelConfig& config) {
+  if (stage.recomputation == Recomputation::kNone) return {};
+  if (stage.recomputed_layers.empty())
+    return std::vector<Recomputation>(config.layers.size(), stage.recomputation);
+  std::vector<Recomputation> layers(config.layers.size(), Recomputation::kNone);
+  for (const int64_t layer : stage.recomputed_layers)
+    layers[static_cast<size_t>(layer)] = stage.recomputation;
+  return layers;
+}
+
 }  // namespace
 
 absl::StatusOr<ModelConfig> StageModelConfig(const ModelConfig& base, const StageConfig& stage) {
@@ -47,6 +58,12 @@ absl::StatusOr<ModelConfig> StageModelConfig(const ModelConfig& base, const Stag
         absl::StrCat("stage ", stage.name,
                      ": align trains Lightning candidates and the model has none; run "
                      "convert --all first"));
+  }
+  for (const int64_t layer : stage.recomputed_layers) {
+    if (layer >= 0 && layer < base.layer_count()) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("stage ", stage.name, ": recomputed_layers: ", layer,
+                     "; the model has layers 0 to ", base.layer_count() - 1));
   }
   config.softmax.use_sparse = stage.sparse;
   config.softmax.sparse.dense_rule = stage.dense_rule;
@@ -77,9 +94,9 @@ std::unique_ptr<Objective> ObjectiveFor(const StageConfig& stage, const Transfor
       return AlignmentObjective(model);
     case ObjectiveKind::kDistill:
       SALAMANDER_CHECK(teacher != nullptr) << "distillation without a teacher";
-      return DistillationObjective(model, *teacher);
+      return DistillationObjective(model, *teacher, RecomputationOf(stage, model.config()));
     case ObjectiveKind::kLm:
-      return LanguageModelObjective(model);
+      return LanguageModelObjective(model, RecomputationOf(stage, model.config()));
   }
   return nullptr;
 }

@@ -13,6 +13,7 @@
 #include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
 #include "model/parallel/parallel_context.h"
+#include "trainer/bench/ceilings.h"
 #include "trainer/evaluate/recall_report.h"
 #include "trainer/report/metrics_log.h"
 #include "trainer/report/progress_display.h"
@@ -80,6 +81,8 @@ class TrainingRun {
   std::optional<MetricsLog> metrics_;
   StopSignal stop_;
   int skipped_in_a_row_ = 0;
+  double peak_flops_per_second_ =
+      0.0;  // of a matrix product on this rank's device; 0: not measured
   std::chrono::steady_clock::time_point last_save_ = std::chrono::steady_clock::now();
 };
 
@@ -284,15 +287,21 @@ absl::Status TrainingRun::LogStep(Stage& stage, const StepResult& result, double
                       .tokens_per_second = tokens_per_second});
   if (!result.is_finite)
     LogWarning("loss or gradient is not finite; the step was skipped on every rank");
-  return WriteMetrics("step", {{"stage", stage.config.name},
-                               {"stage_step", state_->progress.stage_step},
-                               {"tokens", state_->progress.tokens},
-                               {"loss", result.loss},
-                               {"gradient_norm", result.gradient_norm},
-                               {"learning_rate", learning_rate},
-                               {"skipped", int64_t{result.is_finite ? 0 : 1}},
-                               {"tokens_per_second", tokens_per_second},
-                               {"seconds", seconds}});
+  const double flops_per_second = result.flops / seconds / world_.size();
+  Metrics metrics = {{"stage", stage.config.name},
+                     {"stage_step", state_->progress.stage_step},
+                     {"tokens", state_->progress.tokens},
+                     {"loss", result.loss},
+                     {"gradient_norm", result.gradient_norm},
+                     {"learning_rate", learning_rate},
+                     {"skipped", int64_t{result.is_finite ? 0 : 1}},
+                     {"tokens_per_second", tokens_per_second},
+                     {"model_flops", result.flops},
+                     {"teraflops_per_second", flops_per_second * 1e-12},
+                     {"seconds", seconds}};
+  if (peak_flops_per_second_ > 0)
+    metrics.emplace_back("mfu", flops_per_second / peak_flops_per_second_);
+  return WriteMetrics("step", metrics);
 }
 
 // The stage's own loss on held-out sequences: for alignment the next token says nothing.
@@ -391,6 +400,11 @@ absl::Status TrainingRun::EndStage(Stage& stage) {
 absl::StatusOr<RunEnd> TrainingRun::Run() {
   RETURN_IF_ERROR(Resume());
   RETURN_IF_ERROR(workspace_.ReserveArena(world_));
+  if (workspace_.session().device().kind == DeviceKind::kCuda) {
+    const auto peak = MeasureProductRate(workspace_.session(), execution());
+    RETURN_IF_ERROR(AgreeOnStatus(world_, peak.status()));
+    peak_flops_per_second_ = *peak;
+  }
   while (state_->progress.stage < static_cast<int64_t>(recipe_.stages.size())) {
     auto stage = BeginStage();
     RETURN_IF_ERROR(AgreeOnStatus(world_, stage.status()));

@@ -7,6 +7,7 @@
 #include "kernels/head_loss.h"
 #include "kernels/layer_mse.h"
 #include "kernels/memory.h"
+#include "model/flops.h"
 
 namespace salamander {
 namespace {
@@ -38,7 +39,8 @@ HeadGradients GradientsOfHead(const Objective::Call& call, const TensorView& d_h
 
 class LanguageModel : public Objective {
  public:
-  explicit LanguageModel(const Transformer& model) : model_(model) {}
+  LanguageModel(const Transformer& model, std::vector<Recomputation> recomputation)
+      : model_(model), recomputation_(std::move(recomputation)) {}
 
   std::vector<float> RowWeights(const PackedStream& stream) const override {
     return stream.loss_weights;
@@ -46,7 +48,8 @@ class LanguageModel : public Objective {
 
   absl::Status Accumulate(const Call& call) const override {
     const ArenaScope scope(*call.execution.arena);
-    ASSIGN_OR_RETURN(const ForwardPass pass, PassOver(call.execution, call.stream));
+    ASSIGN_OR_RETURN(ForwardPass pass, PassOver(call.execution, call.stream));
+    pass.recomputation = recomputation_;
     ASSIGN_OR_RETURN(const TensorView targets,
                      FromHost<int32_t>(call.execution, call.stream.targets));
     ASSIGN_OR_RETURN(const TensorView loss_weights,
@@ -68,14 +71,20 @@ class LanguageModel : public Objective {
     return model_.Backward(pass, saved, d_hidden, *call.gradients);
   }
 
+  double Flops(const PackedStream& stream, const ModelTensors& gradients) const override {
+    return TrainingFlops(ForwardFlops(model_.config(), stream.segments), gradients, stream.size());
+  }
+
  private:
   const Transformer& model_;
+  std::vector<Recomputation> recomputation_;
 };
 
 class Distillation : public Objective {
  public:
-  Distillation(const Transformer& student, const Transformer& teacher)
-      : student_(student), teacher_(teacher) {}
+  Distillation(const Transformer& student, const Transformer& teacher,
+               std::vector<Recomputation> recomputation)
+      : student_(student), teacher_(teacher), recomputation_(std::move(recomputation)) {}
 
   std::vector<float> RowWeights(const PackedStream& stream) const override {
     return RealTokenWeights(stream);
@@ -83,7 +92,8 @@ class Distillation : public Objective {
 
   absl::Status Accumulate(const Call& call) const override {
     const ArenaScope scope(*call.execution.arena);
-    ASSIGN_OR_RETURN(const ForwardPass pass, PassOver(call.execution, call.stream));
+    ASSIGN_OR_RETURN(ForwardPass pass, PassOver(call.execution, call.stream));
+    pass.recomputation = recomputation_;
     ASSIGN_OR_RETURN(const TensorView loss_weights,
                      FromHost<float>(call.execution, RowWeights(call.stream)));
     ASSIGN_OR_RETURN(const TensorView teacher_hidden, teacher_.Forward(pass, nullptr));
@@ -106,9 +116,16 @@ class Distillation : public Objective {
     return student_.Backward(pass, saved, d_hidden, *call.gradients);
   }
 
+  double Flops(const PackedStream& stream, const ModelTensors& gradients) const override {
+    return TrainingFlops(ForwardFlops(student_.config(), stream.segments), gradients,
+                         stream.size()) +
+           ForwardFlops(teacher_.config(), stream.segments).total();
+  }
+
  private:
   const Transformer& student_;
   const Transformer& teacher_;
+  std::vector<Recomputation> recomputation_;
 };
 
 class Alignment : public Objective {
@@ -136,6 +153,24 @@ class Alignment : public Objective {
   double loss_unit() const override {
     return 1.0 / (static_cast<double>(std::max<int64_t>(candidates_, 1)) *
                   static_cast<double>(model_.config().width));
+  }
+
+  // The layers' own forward, the candidates' forward, and their backward, which ends at their own
+  // projections: of those, output and gate alone have an input's gradient.
+  double Flops(const PackedStream& stream, const ModelTensors& gradients) const override {
+    ModelFlops own = ForwardFlops(model_.config(), stream.segments);
+    own.head = 0;
+    const ModelFlops candidate = LightningMixerFlops(model_.config(), stream.size());
+    double weights = 0;
+    double inputs = 0;
+    for (const LayerTensors& layer : gradients.layers) {
+      weights += WeightGradientFlops(layer.candidate, stream.size());
+      MixerTensors output;
+      output.output = layer.candidate.output;
+      inputs += WeightGradientFlops(output, stream.size());
+    }
+    return own.total() + weights + inputs +
+           static_cast<double>(candidates_) * (candidate.projections + 3 * candidate.lightning);
   }
 
  private:
@@ -199,13 +234,15 @@ absl::StatusOr<LossSums> SumLoss(const ExecutionContext& execution, const Object
   return sums;
 }
 
-std::unique_ptr<Objective> LanguageModelObjective(const Transformer& model) {
-  return std::make_unique<LanguageModel>(model);
+std::unique_ptr<Objective> LanguageModelObjective(const Transformer& model,
+                                                  std::vector<Recomputation> recomputation) {
+  return std::make_unique<LanguageModel>(model, std::move(recomputation));
 }
 
 std::unique_ptr<Objective> DistillationObjective(const Transformer& student,
-                                                 const Transformer& teacher) {
-  return std::make_unique<Distillation>(student, teacher);
+                                                 const Transformer& teacher,
+                                                 std::vector<Recomputation> recomputation) {
+  return std::make_unique<Distillation>(student, teacher, std::move(recomputation));
 }
 
 std::unique_ptr<Objective> AlignmentObjective(const Transformer& model) {

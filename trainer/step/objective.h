@@ -45,6 +45,9 @@ class Objective {
 
   // What one of `loss_sum` stands for.
   virtual double loss_unit() const { return 1.0; }
+
+  // Model operations of Accumulate with these gradients (model/flops.h).
+  virtual double Flops(const PackedStream& stream, const ModelTensors& gradients) const = 0;
 };
 
 // The loss over the streams without gradients, and the sum of their rows' weights. Waits.
@@ -55,10 +58,13 @@ struct LossSums {
 absl::StatusOr<LossSums> SumLoss(const ExecutionContext& execution, const Objective& objective,
                                  absl::Span<const PackedStream> streams);
 
-// Models outlive the objective.
-std::unique_ptr<Objective> LanguageModelObjective(const Transformer& model);
+// Models outlive the objective. `recomputation` [layers] is the student's; empty: nothing is
+// computed again. Alignment keeps nothing from layer to layer anyway.
+std::unique_ptr<Objective> LanguageModelObjective(const Transformer& model,
+                                                  std::vector<Recomputation> recomputation = {});
 std::unique_ptr<Objective> DistillationObjective(const Transformer& student,
-                                                 const Transformer& teacher);
+                                                 const Transformer& teacher,
+                                                 std::vector<Recomputation> recomputation = {});
 std::unique_ptr<Objective> AlignmentObjective(const Transformer& model);
 
 // The forward pass over a packed stream, whose tokens go into the arena.

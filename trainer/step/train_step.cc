@@ -73,7 +73,9 @@ absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Ob
   RETURN_IF_ERROR(AgreeOnStatus(ranks, read.status()));
   const std::vector<PackedStream> micro_batches = *std::move(read);
 
-  std::array<double, 1> weights = {SumRowWeights(objective, micro_batches)};
+  std::array<double, 2> weights = {SumRowWeights(objective, micro_batches), 0.0};
+  for (const PackedStream& stream : micro_batches)
+    weights[1] += objective.Flops(stream, resources.gradient_views);
   RETURN_IF_ERROR(ranks.AllReduceSum(absl::MakeSpan(weights)));
   if (!(weights[0] > 0)) {
     return absl::FailedPreconditionError(
@@ -89,7 +91,7 @@ absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Ob
   RETURN_IF_ERROR(ranks.AllReduceSum(resources.gradients.Flat()));
 
   // Every rank sees the same sums, so every rank takes the same branch.
-  StepResult result{.loss = loss[0] / weights[0], .row_weights = weights[0]};
+  StepResult result{.loss = loss[0] / weights[0], .row_weights = weights[0], .flops = weights[1]};
   result.is_finite = std::isfinite(result.loss);
   if (!result.is_finite) return result;
   ASSIGN_OR_RETURN(const Optimizer::Update update,
