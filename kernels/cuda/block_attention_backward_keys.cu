@@ -17,7 +17,7 @@ constexpr int kRowRing = 3;               // steps whose row tables are alive
 
 // What a step needs of its rows. Rows that do not exist have no weight: 2^-infinity.
 struct RowTable {
-  int64_t index[kTileRows];    // in [T, H]; -1: no such row
+  int64_t offset[kTileRows];   // in [T, H, D]; -1: no such row
   float logsumexp[kTileRows];  // in base 2
   float delta[kTileRows];
   int position[kTileRows];
@@ -33,6 +33,8 @@ struct KeyTile {
   int begin, count;        // positions
   const int32_t* readers;  // queries; null: all queries from first_row / G on
   int64_t first_row, rows;
+  int64_t parts = 1;       // that the readers are cut into
+  int64_t first_slot = 0;  // of the parts' sums, where there are several
 
   __device__ KeyTile(const BackwardArgs& backward, const SegmentPlan& segment, int64_t item)
       : key_head(static_cast<int>(item % backward.attention.key_heads)) {
@@ -45,11 +47,16 @@ struct KeyTile {
     begin = static_cast<int>(first);
     count = static_cast<int>(max(min(end - first, static_cast<int64_t>(kPieceKeys)), int64_t{0}));
     if (args.lists != nullptr) {
-      const int64_t* const begins = backward.readers.begins + key_head * backward.readers.blocks +
-                                    segment.first_block + block;
-      readers = backward.readers.queries + begins[0];
+      const int64_t index = key_head * backward.readers.blocks + segment.first_block + block;
+      const int64_t list = backward.readers.begins[index];
+      const int64_t queries = backward.readers.begins[index + 1] - list;
+      readers = backward.readers.queries + list;
       first_row = 0;
-      rows = (begins[1] - begins[0]) * args.group;
+      rows = queries * args.group;
+      if (queries > backward.readers.part_queries) {
+        parts = CeilDivide(queries, backward.readers.part_queries);
+        first_slot = backward.readers.first_parts[index] * pieces + piece % pieces * parts;
+      }
     } else {
       readers = nullptr;
       first_row = max(first - segment.first_position, int64_t{0}) * args.group;
@@ -57,6 +64,17 @@ struct KeyTile {
     }
   }
 };
+
+// Of a tile in parts only this one's rows.
+__device__ void TakePart(const BackwardArgs& backward, int64_t part, KeyTile& tile) {
+  if (tile.parts == 1) {
+    if (part > 0) tile.rows = 0;
+    return;
+  }
+  const int64_t part_rows = backward.readers.part_queries * backward.attention.group;
+  tile.first_row = part * part_rows;
+  tile.rows = min(tile.rows - tile.first_row, part_rows);
+}
 
 // By the first kTileRows threads.
 __device__ void FillRowTable(const BackwardArgs& backward, const SegmentPlan& segment,
@@ -66,7 +84,7 @@ __device__ void FillRowTable(const BackwardArgs& backward, const SegmentPlan& se
   const AttentionArgs& args = backward.attention;
   const int64_t row = step * kTileRows + i;
   if (row >= tile.rows) {
-    table.index[i] = -1;
+    table.offset[i] = -1;
     table.logsumexp[i] = INFINITY;
     table.delta[i] = 0.0F;
     table.position[i] = INT_MAX;
@@ -77,7 +95,7 @@ __device__ void FillRowTable(const BackwardArgs& backward, const SegmentPlan& se
   const int64_t query = tile.readers == nullptr ? place : tile.readers[place];
   const int64_t index = (segment.query_begin + query) * args.heads +
                         static_cast<int64_t>(tile.key_head) * args.group + member;
-  table.index[i] = index;
+  table.offset[i] = index * args.head_dim;
   table.logsumexp[i] = backward.logsumexp[index] * kLog2E;
   table.delta[i] = backward.delta[index];
   table.position[i] = static_cast<int>(segment.first_position + query);
@@ -86,12 +104,7 @@ __device__ void FillRowTable(const BackwardArgs& backward, const SegmentPlan& se
 template <int kD>
 __device__ void LoadTableRows(const AttentionArgs& args, const RowTable& table,
                               const BFloat16* source, const SharedTile<kD>& tile) {
-  constexpr int kChunks = SharedTile<kD>::kChunks;
-  for (int i = static_cast<int>(threadIdx.x); i < kTileRows * kChunks; i += kTileThreads) {
-    const int64_t index = table.index[i / kChunks];
-    tile.Fill(i / kChunks, i % kChunks, source + (index < 0 ? 0 : index) * args.head_dim,
-              args.head_dim, index >= 0, args.is_aligned);
-  }
+  FillTile(args, source, tile, [&](int row) { return table.offset[row]; });
 }
 
 // Adds a thread's columns of one of its two rows to the row in global memory.
@@ -117,14 +130,56 @@ __device__ void AddRow(const float (&d)[kD / 8][4], int half, float factor,
   }
 }
 
-// Grid: one block per (segment, piece of keys, KV head); the first pieces, which most rows read,
-// come first. Block: warp w owns keys 16 w to 16 w + 15 of the piece.
+// The sums of a part of a tile, as a block's threads hold them: [dk or dv, accumulator, thread].
+template <int kD>
+constexpr int64_t kSlotFloats = int64_t{2} * (kD / 2) * kTileThreads;
+
+template <int kD>
+__device__ void StorePart(const float (&d)[kD / 8][4], float* part) {
+#pragma unroll
+  for (int i = 0; i < kD / 8; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) part[(i * 4 + j) * kTileThreads + threadIdx.x] = d[i][j];
+  }
+}
+
+template <int kD>
+__device__ void AddPart(const float* part, float (&d)[kD / 8][4]) {
+#pragma unroll
+  for (int i = 0; i < kD / 8; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) d[i][j] += part[(i * 4 + j) * kTileThreads + threadIdx.x];
+  }
+}
+
+template <int kD>
+__device__ void AddToKeys(const BackwardArgs& backward, const SegmentPlan& segment,
+                          const KeyTile& tile, const float (&dk)[kD / 8][4],
+                          const float (&dv)[kD / 8][4]) {
+  const AttentionArgs& args = backward.attention;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int key = static_cast<int>(threadIdx.x) / kWarp * 16 +
+                    static_cast<int>(threadIdx.x) % kWarp / 4 + 8 * half;
+    if (key >= tile.count) continue;
+    const int64_t key_row = segment.key_begin + tile.begin + key;
+    const int64_t row = (key_row * args.key_heads + tile.key_head) * args.head_dim;
+    AddRow<kD>(dk, half, args.scale, args, backward.dk + row);
+    AddRow<kD>(dv, half, 1.0F, args, backward.dv + row);
+  }
+}
+
+// Grid: (segment, piece of keys, KV head), the first pieces, which most rows read, first; and the
+// parts of their readers, the last first, so that the many single ones fill in behind. Block: warp
+// w owns keys 16 w to 16 w + 15 of the piece.
 template <int kD>
 __global__ void __launch_bounds__(kTileThreads, 2) BackwardKeysKernel(const BackwardArgs backward) {
   extern __shared__ __align__(128) char memory[];
   const AttentionArgs& args = backward.attention;
   const SegmentPlan segment = SegmentOfItem(args.segments, args.segment_count, blockIdx.x);
-  const KeyTile tile(backward, segment, blockIdx.x - segment.first_item);
+  KeyTile tile(backward, segment, blockIdx.x - segment.first_item);
+  const int64_t part = gridDim.y - 1 - blockIdx.y;
+  TakePart(backward, part, tile);
   if (tile.count == 0 || tile.rows <= 0) return;
 
   constexpr int kTileBytes = SharedTile<kD>::Bytes(kPieceKeys);
@@ -172,8 +227,10 @@ __global__ void __launch_bounds__(kTileThreads, 2) BackwardKeysKernel(const Back
         float weights[4][4], d_weights[4][4];
         SetZero(weights);
         SetZero(d_weights);
-        MultiplyRows<kD, 2>(keys, warp_key, queries(stage), first_row, kHalfRows, weights);
-        MultiplyRows<kD, 2>(values, warp_key, d_outs(stage), first_row, kHalfRows, d_weights);
+        MultiplyRows<kD, 2>([&](int step, uint32_t(&a)[4]) { keys.LoadLeft(warp_key, step, a); },
+                            queries(stage), first_row, kHalfRows, weights);
+        MultiplyRows<kD, 2>([&](int step, uint32_t(&a)[4]) { values.LoadLeft(warp_key, step, a); },
+                            d_outs(stage), first_row, kHalfRows, d_weights);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int column = first_row + i * 8 + lane % 4 * 2;
@@ -200,27 +257,53 @@ __global__ void __launch_bounds__(kTileThreads, 2) BackwardKeysKernel(const Back
     __syncthreads();
   }
 
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int key = warp_key + lane / 4 + 8 * half;
-    if (key >= tile.count) continue;
-    const int64_t row = ((first_key + key) * args.key_heads + tile.key_head) * args.head_dim;
-    AddRow<kD>(dk, half, args.scale, args, backward.dk + row);
-    AddRow<kD>(dv, half, 1.0F, args, backward.dv + row);
+  if (tile.parts == 1) {
+    AddToKeys<kD>(backward, segment, tile, dk, dv);
+  } else {
+    float* const slot = backward.part_sums + (tile.first_slot + part) * kSlotFloats<kD>;
+    StorePart<kD>(dk, slot);
+    StorePart<kD>(dv, slot + kSlotFloats<kD> / 2);
   }
+}
+
+// Adds up the parts of tiles in order. Grid and block: those of one part of the kernel before.
+template <int kD>
+__global__ void __launch_bounds__(kTileThreads) MergeKeyPartsKernel(const BackwardArgs backward) {
+  const AttentionArgs& args = backward.attention;
+  const SegmentPlan segment = SegmentOfItem(args.segments, args.segment_count, blockIdx.x);
+  const KeyTile tile(backward, segment, blockIdx.x - segment.first_item);
+  if (tile.count == 0 || tile.parts == 1) return;
+  float dk[kD / 8][4], dv[kD / 8][4];
+  SetZero(dk);
+  SetZero(dv);
+  for (int64_t part = 0; part < tile.parts; ++part) {
+    const float* const slot = backward.part_sums + (tile.first_slot + part) * kSlotFloats<kD>;
+    AddPart<kD>(slot, dk);
+    AddPart<kD>(slot + kSlotFloats<kD> / 2, dv);
+  }
+  AddToKeys<kD>(backward, segment, tile, dk, dv);
 }
 
 }  // namespace
 
-absl::Status LaunchBackwardKeys(const ExecutionContext& context, const BackwardArgs& args,
-                                int64_t items) {
+absl::Status LaunchBackwardKeys(const ExecutionContext& context, BackwardArgs args, int64_t items) {
   RETURN_IF_ERROR(CheckGrid("attention backward", items));
   return ForTileColumns(args.attention.head_dim, [&]<int kD>() -> absl::Status {
+    const ArenaScope scope(*context.arena);
+    const int64_t parts = args.attention.lists == nullptr ? 1 : args.readers.most_parts;
+    if (parts > 1) {
+      args.part_sums = context.arena->Array<float>(
+          args.readers.stored_parts * PiecesOfBlock(args.attention.block_size) * kSlotFloats<kD>);
+    }
     RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(
         BackwardKeysKernel<kD>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBackwardBytes<kD>));
-    BackwardKeysKernel<kD><<<static_cast<unsigned>(items), kTileThreads, kBackwardBytes<kD>,
-                             context.cuda->stream()>>>(args);
+    const dim3 grid(static_cast<unsigned>(items), static_cast<unsigned>(parts));
+    BackwardKeysKernel<kD>
+        <<<grid, kTileThreads, kBackwardBytes<kD>, context.cuda->stream()>>>(args);
     RETURN_IF_LAUNCH_FAILED("BackwardKeysKernel");
+    if (parts == 1) return absl::OkStatus();
+    MergeKeyPartsKernel<kD><<<grid.x, kTileThreads, 0, context.cuda->stream()>>>(args);
+    RETURN_IF_LAUNCH_FAILED("MergeKeyPartsKernel");
     return absl::OkStatus();
   });
 }

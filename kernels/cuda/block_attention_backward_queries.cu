@@ -101,8 +101,10 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       float scores[8][4], d_weights[8][4];
       SetZero(scores);
       SetZero(d_weights);
-      MultiplyRows<kD, 4>(queries, warp_row, keys(stage), 0, piece.count, scores);
-      MultiplyRows<kD, 4>(d_outs, warp_row, values(stage), 0, piece.count, d_weights);
+      MultiplyRows<kD, 4>([&](int step, uint32_t(&a)[4]) { queries.LoadLeft(warp_row, step, a); },
+                          keys(stage), 0, piece.count, scores);
+      MultiplyRows<kD, 4>([&](int step, uint32_t(&a)[4]) { d_outs.LoadLeft(warp_row, step, a); },
+                          values(stage), 0, piece.count, d_weights);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
 #pragma unroll

@@ -2,6 +2,7 @@
 // the pieces of keys of a row tile, in base 2, from a maximum of -infinity. Queries, scores and
 // outputs of a tile stay in registers; keys and values pass through two stages of shared memory.
 #include <algorithm>
+#include <cfloat>
 #include <vector>
 
 #include "kernels/base/status_macros.h"
@@ -35,26 +36,39 @@ struct RowState {
   float denominator[2] = {0.0F, 0.0F};
 };
 
-// Turns scores into weights relative to the new maximum and rescales what was summed before.
+__device__ void Negate(float (&scores)[8][4]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) scores[i][j] = -scores[i][j];
+  }
+}
+
+// Turns products q . k into weights relative to the new maximum and rescales what was summed
+// before. The thread's two rows read the first keys[] of the 64. Requires: scale > 0.
 template <int kD>
 __device__ void Soften(float (&scores)[8][4], const int (&keys)[2], bool is_masked, float scale,
                        RowState& state, float (&out)[kD / 8][4]) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float maximum = state.maximum[half];
+  if (is_masked) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        float& score = scores[i][2 * half + j];
-        score *= scale;
-        if (is_masked && i * 8 + lane % 4 * 2 + j >= keys[half]) score = -INFINITY;
-        maximum = fmaxf(maximum, score);
+      for (int j = 0; j < 4; ++j) {
+        if (i * 8 + lane % 4 * 2 + j % 2 >= keys[j / 2]) scores[i][j] = -INFINITY;
       }
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float maximum = -INFINITY;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      maximum = fmaxf(maximum, fmaxf(scores[i][2 * half], scores[i][2 * half + 1]));
     }
     maximum = fmaxf(maximum, __shfl_xor_sync(kFullMask, maximum, 1));
     maximum = fmaxf(maximum, __shfl_xor_sync(kFullMask, maximum, 2));
+    maximum = fmaxf(maximum * scale, state.maximum[half]);
     // A row that has met no key yet keeps weights of 2^-infinity.
     const float shift = maximum == -INFINITY ? 0.0F : maximum;
     const float factor = Exp2(state.maximum[half] - shift);
@@ -63,10 +77,9 @@ __device__ void Soften(float (&scores)[8][4], const int (&keys)[2], bool is_mask
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        float& score = scores[i][2 * half + j];
-        score = Exp2(score - shift);
-        sum += score;
+      for (int j = 2 * half; j < 2 * half + 2; ++j) {
+        scores[i][j] = Exp2(fmaf(scores[i][j], scale, -shift));
+        sum += scores[i][j];
       }
     }
     state.denominator[half] = state.denominator[half] * factor + sum;
@@ -128,7 +141,9 @@ __global__ void __launch_bounds__(kTileThreads, 2) BlockForwardKernel(const Forw
     position[half] = is_row[half] ? segment.first_position + tile.first_query + query[half] : -1;
   }
 
-  const float scale = args.scale * kLog2E;
+  // Maxima are those of q . k, or of its negative. A scale of 0 is the least number, whose weights
+  // are equal too, so that -infinity stays what it is.
+  const float scale = fmaxf(fabsf(args.scale) * kLog2E, FLT_MIN);
   RowState state;
   float out[kD / 8][4];
   SetZero(out);
@@ -144,18 +159,13 @@ __global__ void __launch_bounds__(kTileThreads, 2) BlockForwardKernel(const Forw
     if (__any_sync(kFullMask, read[0] > 0 || read[1] > 0)) {
       float scores[8][4];
       SetZero(scores);
+      MultiplyRows<kD, 4>(
+          [&](int step, uint32_t(&a)[4]) {
 #pragma unroll
-      for (int step = 0; step < kD / 16; ++step) {
-#pragma unroll
-        for (int pair = 0; pair < 4; ++pair) {
-          if (pair * 16 < piece.count) {
-            uint32_t b[4];
-            keys(stage).LoadRightTransposed(pair * 16, step, b);
-            MultiplyAdd(scores[2 * pair], queries[step], b[0], b[1]);
-            MultiplyAdd(scores[2 * pair + 1], queries[step], b[2], b[3]);
-          }
-        }
-      }
+            for (int i = 0; i < 4; ++i) a[i] = queries[step][i];
+          },
+          keys(stage), 0, piece.count, scores);
+      if (args.scale < 0.0F) Negate(scores);
       const bool is_masked = !__all_sync(kFullMask, read[0] == kPieceKeys && read[1] == kPieceKeys);
       Soften<kD>(scores, read, is_masked, scale, state, out);
       MultiplyWeights<kD, 4>(scores, values(stage), 0, piece.count, out);

@@ -22,6 +22,7 @@ struct BackwardArgs {
   BFloat16* dk;            // [Tk, Hkv, D]
   BFloat16* dv;            // [Tk, Hkv, D]
   BlockReaders readers;    // where there are lists
+  float* part_sums;        // of tiles whose readers are cut into parts
 };
 
 // Fills `delta` for the rows of `queries` queries, those of all segments.
@@ -31,8 +32,7 @@ absl::Status LaunchDelta(const ExecutionContext& context, const BackwardArgs& ar
 absl::Status LaunchBackwardQueries(const ExecutionContext& context, const BackwardArgs& args,
                                    int64_t items);
 // Requires: the segments' items are (piece of a block, KV head), PiecesOfBlock() to a block.
-absl::Status LaunchBackwardKeys(const ExecutionContext& context, const BackwardArgs& args,
-                                int64_t items);
+absl::Status LaunchBackwardKeys(const ExecutionContext& context, BackwardArgs args, int64_t items);
 
 // A block's keys in pieces of up to kPieceKeys.
 __host__ __device__ inline int64_t PiecesOfBlock(int64_t block_size) {

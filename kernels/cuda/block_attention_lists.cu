@@ -19,6 +19,11 @@ constexpr int kChunkQueries = 1024;
 constexpr int kStepQueries = 64;     // a bit each of a block's mask
 constexpr int kWindowBlocks = 2048;  // blocks that counters in shared memory serve at once
 constexpr int kScanThreads = 1024;
+// A part is at least as long as hides its cost, and a quarter of the longest list there can be:
+// short beside a multiprocessor's share of the work, and few enough that the parts' sums stay
+// small.
+constexpr int64_t kLeastPartQueries = 2048;
+constexpr int64_t kMostParts = 4;
 
 struct ListSegment {
   int64_t query_begin, query_count, first_position;
@@ -140,6 +145,15 @@ __global__ void __launch_bounds__(kScanThreads) PrefixSumKernel(int64_t* values,
   if (threadIdx.x == 0) values[count] = carried;
 }
 
+// Grid: blocks of threads over all blocks and KV heads.
+__global__ void CountPartsKernel(const int64_t* begins, int64_t count, int64_t part_queries,
+                                 int64_t* parts) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (index >= count) return;
+  const int64_t readers = begins[index + 1] - begins[index];
+  parts[index] = readers > part_queries ? CeilDivide(readers, part_queries) : 0;
+}
+
 // Grid: one block per (chunk, KV head). Step by step the queries set their bits in the masks of the
 // blocks they name; then each block's thread writes its readers out in the order of the bits.
 __global__ void FillReadersKernel(const ListArgs args) {
@@ -196,7 +210,7 @@ absl::StatusOr<BlockReaders> FindBlockReaders(const ExecutionContext& context,
   args.key_heads = static_cast<int>(attention.blocks.dim(1));
   args.block_size = static_cast<int>(std::min<int64_t>(attention.block_size, INT_MAX));
   std::vector<ListSegment> segments;
-  int64_t chunks = 0, queries = 0;
+  int64_t chunks = 0, queries = 0, longest = 1;
   for (const Segment& segment : attention.segments) {
     const int64_t blocks = CeilDivide(segment.key_count(), attention.block_size);
     const int64_t segment_chunks = CeilDivide(segment.query_count, kChunkQueries);
@@ -206,6 +220,7 @@ absl::StatusOr<BlockReaders> FindBlockReaders(const ExecutionContext& context,
     args.cells += segment_chunks * blocks;
     chunks += segment_chunks;
     queries += segment.query_count;
+    longest = std::max(longest, segment.query_count);
   }
   args.segment_count = static_cast<int>(segments.size());
   ASSIGN_OR_RETURN(args.segments, UploadArray<ListSegment>(context, absl::MakeConstSpan(segments)));
@@ -223,7 +238,24 @@ absl::StatusOr<BlockReaders> FindBlockReaders(const ExecutionContext& context,
   RETURN_IF_LAUNCH_FAILED("PrefixSumKernel");
   FillReadersKernel<<<chunk_grid, kThreads, 0, stream>>>(args);
   RETURN_IF_LAUNCH_FAILED("FillReadersKernel");
-  return BlockReaders{args.queries, args.begins, args.blocks};
+  BlockReaders readers = {};
+  readers.queries = args.queries;
+  readers.begins = args.begins;
+  readers.blocks = args.blocks;
+  readers.part_queries = std::max(kLeastPartQueries, CeilDivide(longest, kMostParts));
+  readers.most_parts = CeilDivide(longest, readers.part_queries);
+  if (readers.most_parts == 1) return readers;
+  // A list of more than P readers has at most 2 / P parts a reader.
+  readers.stored_parts = 2 * queries * args.key_heads * args.list_length / readers.part_queries + 1;
+  const int64_t lists = args.key_heads * args.blocks;
+  auto* const parts = context.arena->Array<int64_t>(lists + 1);
+  CountPartsKernel<<<static_cast<unsigned>(CeilDivide(lists, kThreads)), kThreads, 0, stream>>>(
+      args.begins, lists, readers.part_queries, parts);
+  RETURN_IF_LAUNCH_FAILED("CountPartsKernel");
+  PrefixSumKernel<<<1, kScanThreads, 0, stream>>>(parts, lists);
+  RETURN_IF_LAUNCH_FAILED("PrefixSumKernel");
+  readers.first_parts = parts;
+  return readers;
 }
 
 }  // namespace salamander::cuda

@@ -100,21 +100,14 @@ class SharedTile {
     LoadMatricesTransposed(b, Address(row + (lane & 15), 2 * step + (lane >> 4)));
   }
 
-  // Fills chunk `chunk` of `row` from `source`, the row's first element in global memory, with
-  // zeros beyond `columns`. A row that is not read is all zeros. `is_aligned`: rows start at
-  // multiples of 16 bytes and hold whole chunks, and the copy is asynchronous.
-  __device__ void Fill(int row, int chunk, const BFloat16* source, int columns, bool is_read,
-                       bool is_aligned) const {
-    const int column = chunk * kLanes;
-    if (is_aligned) {
-      const bool is_inside = is_read && column < columns;
-      CopyAsync(Address(row, chunk), is_inside ? source + column : source, is_inside);
-      return;
-    }
+  // Chunk `chunk` of `row` from `source`, the row's first element in global memory, element by
+  // element, with zeros beyond `columns`; null: zeros.
+  __device__ void FillByElement(int row, int chunk, const BFloat16* source, int columns) const {
     auto* const destination = reinterpret_cast<BFloat16*>(memory_ + Offset(row, chunk));
     for (int i = 0; i < kLanes; ++i) {
+      const int column = chunk * kLanes + i;
       destination[i] =
-          is_read && column + i < columns ? source[column + i] : __float2bfloat16(0.0F);
+          source != nullptr && column < columns ? source[column] : __float2bfloat16(0.0F);
     }
   }
 
@@ -123,23 +116,36 @@ class SharedTile {
   uint32_t address_;
 };
 
-// Adds the products of 16 rows of `left` from `left_row` with kPairs * 16 rows of `right` from
-// `right_row`, over kD columns, to d. Of `right`, rows from `count` on are left out in sixteens.
-template <int kD, int kPairs>
-__device__ void MultiplyRows(const SharedTile<kD>& left, int left_row, const SharedTile<kD>& right,
-                             int right_row, int count, float (&d)[2 * kPairs][4]) {
+// Adds the products of 16 rows with rows [right_row, right_row + count) of `right`, over kD
+// columns, to d. load_left(step, a) gives the left operand of columns 16 * step on. Rows beyond the
+// count are zeros or left out.
+template <int kD, int kPairs, typename LoadLeft>
+__device__ void MultiplyRows(const LoadLeft& load_left, const SharedTile<kD>& right, int right_row,
+                             int count, float (&d)[2 * kPairs][4]) {
+  const auto multiply = [&](const uint32_t(&a)[4], int step, int pair) {
+    uint32_t b[4];
+    right.LoadRightTransposed(right_row + pair * 16, step, b);
+    MultiplyAdd(d[2 * pair], a, b[0], b[1]);
+    MultiplyAdd(d[2 * pair + 1], a, b[2], b[3]);
+  };
+  if (count > (kPairs - 1) * 16) {
 #pragma unroll
-  for (int step = 0; step < kD / 16; ++step) {
-    uint32_t a[4];
-    left.LoadLeft(left_row, step, a);
+    for (int step = 0; step < kD / 16; ++step) {
+      uint32_t a[4];
+      load_left(step, a);
 #pragma unroll
-    for (int pair = 0; pair < kPairs; ++pair) {
-      if (pair * 16 < count) {
-        uint32_t b[4];
-        right.LoadRightTransposed(right_row + pair * 16, step, b);
-        MultiplyAdd(d[2 * pair], a, b[0], b[1]);
-        MultiplyAdd(d[2 * pair + 1], a, b[2], b[3]);
-      }
+      for (int pair = 0; pair < kPairs; ++pair) multiply(a, step, pair);
+    }
+    return;
+  }
+#pragma unroll
+  for (int pair = 0; pair < kPairs - 1; ++pair) {
+    if (pair * 16 >= count) break;
+#pragma unroll
+    for (int step = 0; step < kD / 16; ++step) {
+      uint32_t a[4];
+      load_left(step, a);
+      multiply(a, step, pair);
     }
   }
 }
@@ -152,23 +158,30 @@ __device__ inline void AsLeft(const float (&first)[4], const float (&second)[4],
   a[3] = PackPair(second[2], second[3]);
 }
 
-// Adds weights [16, kPairs * 16] times `count` rows of `right` from `right_row` to d [16, kD].
+// Adds weights [16, kPairs * 16] times rows [right_row, right_row + count) of `right` to d [16,
+// kD]. Rows beyond the count are zeros or left out.
 template <int kD, int kPairs>
 __device__ void MultiplyWeights(const float (&weights)[2 * kPairs][4], const SharedTile<kD>& right,
                                 int right_row, int count, float (&d)[kD / 8][4]) {
+  const auto multiply = [&](int pair) {
+    uint32_t a[4];
+    AsLeft(weights[2 * pair], weights[2 * pair + 1], a);
 #pragma unroll
-  for (int pair = 0; pair < kPairs; ++pair) {
-    if (pair * 16 < count) {
-      uint32_t a[4];
-      AsLeft(weights[2 * pair], weights[2 * pair + 1], a);
-#pragma unroll
-      for (int step = 0; step < kD / 16; ++step) {
-        uint32_t b[4];
-        right.LoadRight(right_row + pair * 16, step, b);
-        MultiplyAdd(d[2 * step], a, b[0], b[1]);
-        MultiplyAdd(d[2 * step + 1], a, b[2], b[3]);
-      }
+    for (int step = 0; step < kD / 16; ++step) {
+      uint32_t b[4];
+      right.LoadRight(right_row + pair * 16, step, b);
+      MultiplyAdd(d[2 * step], a, b[0], b[1]);
+      MultiplyAdd(d[2 * step + 1], a, b[2], b[3]);
     }
+  };
+  if (count > (kPairs - 1) * 16) {
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) multiply(pair);
+    return;
+  }
+#pragma unroll
+  for (int pair = 0; pair < kPairs - 1; ++pair) {
+    if (pair * 16 < count) multiply(pair);
   }
 }
 

@@ -96,34 +96,52 @@ struct RowTile {
   }
 };
 
-// Fills `tile` with the rows of `source` [T, H, D] that a row tile names, by all threads.
+// Fills the 64 rows of `tile`, by all threads. row_offset(row) is the row's place in `source`, or
+// -1 for a row of zeros. Where rows start at multiples of 16 bytes the copies are asynchronous.
+template <int kD, typename RowOffset>
+__device__ void FillTile(const AttentionArgs& args, const BFloat16* source,
+                         const SharedTile<kD>& tile, const RowOffset& row_offset) {
+  constexpr int kChunks = SharedTile<kD>::kChunks;
+  constexpr int kRowStep = kTileThreads / kChunks;  // keeps the permutation of the chunks
+  static_assert(kRowStep % 8 == 0);
+  const int chunk = static_cast<int>(threadIdx.x) % kChunks;
+  const int first_row = static_cast<int>(threadIdx.x) / kChunks;
+  if (!args.is_aligned) {
+    for (int row = first_row; row < kTileRows; row += kRowStep) {
+      const int64_t offset = row_offset(row);
+      tile.FillByElement(row, chunk, offset < 0 ? nullptr : source + offset, args.head_dim);
+    }
+    return;
+  }
+  const bool is_column = chunk * kLanes < args.head_dim;
+  const uint32_t address = tile.Address(first_row, chunk);
+#pragma unroll
+  for (int i = 0; i < kTileRows / kRowStep; ++i) {
+    const int64_t offset = row_offset(first_row + i * kRowStep);
+    const bool is_read = is_column && offset >= 0;
+    CopyAsync(address + i * kRowStep * kD * 2, source + (is_read ? offset + chunk * kLanes : 0),
+              is_read);
+  }
+}
+
+// Fills `tile` with the rows of `source` [T, H, D] that a row tile names.
 template <int kD, typename Rows>
 __device__ void LoadRows(const AttentionArgs& args, const SegmentPlan& segment, const Rows& rows,
                          const BFloat16* source, const SharedTile<kD>& tile) {
-  constexpr int kChunks = SharedTile<kD>::kChunks;
-  for (int i = static_cast<int>(threadIdx.x); i < kTileRows * kChunks; i += kTileThreads) {
-    const int row = i / kChunks;
-    const bool is_read = row < rows.count;
-    const int64_t index = rows.Index(args, segment, is_read ? row : 0);
-    tile.Fill(row, i % kChunks, source + index * args.head_dim, args.head_dim, is_read,
-              args.is_aligned);
-  }
+  FillTile(args, source, tile, [&](int row) {
+    return row < rows.count ? rows.Index(args, segment, row) * args.head_dim : int64_t{-1};
+  });
 }
 
 // Fills `tile` with `count` keys or values of one KV head from key row `first`, then zeros.
 template <int kD>
 __device__ void LoadKeys(const AttentionArgs& args, int key_head, int64_t first, int count,
                          const BFloat16* source, const SharedTile<kD>& tile) {
-  constexpr int kChunks = SharedTile<kD>::kChunks;
-  const int64_t stride = static_cast<int64_t>(args.key_heads) * args.head_dim;
+  const int stride = args.key_heads * args.head_dim;
   const BFloat16* const base =
       source + first * stride + static_cast<int64_t>(key_head) * args.head_dim;
-  for (int i = static_cast<int>(threadIdx.x); i < kPieceKeys * kChunks; i += kTileThreads) {
-    const int row = i / kChunks;
-    const bool is_read = row < count;
-    tile.Fill(row, i % kChunks, base + (is_read ? row * stride : 0), args.head_dim, is_read,
-              args.is_aligned);
-  }
+  FillTile(args, base, tile,
+           [&](int row) { return row < count ? static_cast<int64_t>(row) * stride : int64_t{-1}; });
 }
 
 // Keys [begin, begin + count) of the segment, and which of the tile's queries read them.

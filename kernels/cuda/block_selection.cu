@@ -267,20 +267,13 @@ class TileScorer {
   }
 
   __device__ void Multiply(int stage, int count, float (&d)[8][4]) const {
-    const SharedTile<kD> keys = Keys(stage);
     SetZero(d);
+    MultiplyRows<kD, 4>(
+        [&](int step, uint32_t(&a)[4]) {
 #pragma unroll
-    for (int step = 0; step < kD / 16; ++step) {
-#pragma unroll
-      for (int pair = 0; pair < 4; ++pair) {
-        if (pair * 16 < count) {
-          uint32_t b[4];
-          keys.LoadRightTransposed(pair * 16, step, b);
-          MultiplyAdd(d[2 * pair], left_[step], b[0], b[1]);
-          MultiplyAdd(d[2 * pair + 1], left_[step], b[2], b[3]);
-        }
-      }
-    }
+          for (int i = 0; i < 4; ++i) a[i] = left_[step][i];
+        },
+        Keys(stage), 0, count, d);
   }
 
   // Leaves the coarse log-sum-exp of 64 rows, in base 2, in normalisers_; infinity where a row sees

@@ -13,9 +13,9 @@ namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what cuBLAS asks for on Hopper
 constexpr uint32_t kBestAlignment = 256;
-// Sums that are split are added up in fp32, in a fixed order. In place they would be added as they
-// come, and in the result's type they would be rounded twice.
-constexpr uint32_t kReductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+// No sum over K is split among blocks: of the ways to add the parts up, one is in no fixed order
+// and one rounds the parts to the result's type.
+constexpr uint32_t kReductions = CUBLASLT_REDUCTION_SCHEME_NONE;
 
 // The largest power of two up to 256 that divides the address.
 uint32_t AlignmentOf(const void* address) {

@@ -36,7 +36,7 @@ class Products {
   Products(const Products&) = delete;
   Products& operator=(const Products&) = delete;
 
-  // Enqueues the product. Deterministic: sums that are split are added up in a fixed order.
+  // Enqueues the product. Deterministic: no sum is split.
   absl::Status Run(const Product& product);
 
  private:

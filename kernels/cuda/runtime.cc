@@ -7,6 +7,7 @@
 
 #include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/cudnn_attention.h"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/status.h"
 
@@ -115,11 +116,18 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(int index) {
 
 Runtime::~Runtime() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  cudnn_attention_.reset();
   products_.reset();
   staging_.reset();
   cudaFree(fault_);
   cudaFreeHost(seen_fault_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+CudnnAttention* Runtime::cudnn_attention() {
+  if (!has_looked_for_cudnn_) cudnn_attention_ = CudnnAttention::Open(stream_, properties_);
+  has_looked_for_cudnn_ = true;
+  return cudnn_attention_.get();
 }
 
 absl::Status Runtime::Download(const void* source, int64_t bytes, void* destination) {

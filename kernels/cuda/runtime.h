@@ -19,7 +19,8 @@
 
 namespace salamander::cuda {
 
-class Products;  // kernels/cuda/products.h: matrix products by cuBLASLt
+class CudnnAttention;  // kernels/cuda/cudnn_attention.h: dense attention by cuDNN
+class Products;        // kernels/cuda/products.h: matrix products by cuBLASLt
 
 // Host memory that copies to the device run from, handed out in turn. A piece may be written again
 // once the copies from it are done, which half a ring later they nearly always are.
@@ -59,6 +60,7 @@ class Runtime {
   int multiprocessors() const { return properties_.multiProcessorCount; }
   bool is_hopper() const { return properties_.major == 9; }
   Products& products() { return *products_; }
+  CudnnAttention* cudnn_attention();       // opened when first asked for; null where there is none
   Fault* fault() const { return fault_; }  // device memory, for kernels
 
   absl::Status Upload(const void* source, int64_t bytes, void* destination) {
@@ -78,6 +80,8 @@ class Runtime {
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<StagingRing> staging_;
   std::unique_ptr<Products> products_;
+  std::unique_ptr<CudnnAttention> cudnn_attention_;
+  bool has_looked_for_cudnn_ = false;
   Fault* fault_ = nullptr;       // device
   Fault* seen_fault_ = nullptr;  // pinned
 };

@@ -11,8 +11,8 @@
 #include "kernels/base/execution_context.h"
 #include "kernels/base/status_macros.h"
 #include "model/parallel/communicator.h"
+#include "model/parallel/device_communicator.h"
 #include "model/parallel/mesh.h"
-#include "model/parallel/staged_communicator.h"
 
 namespace salamander {
 
@@ -24,9 +24,7 @@ class ParallelContext {
                                                 const ExecutionContext& execution) {
     const MeshCoordinate at = CoordinateOf(shape, world.rank());
     ASSIGN_OR_RETURN(auto data, world.Split(at.context * shape.tensor + at.tensor));
-    if (execution.device.kind == DeviceKind::kCuda) {
-      data = StagedCommunicator(std::move(data), execution);
-    }
+    ASSIGN_OR_RETURN(data, DeviceCommunicator(std::move(data), execution));
     return ParallelContext(world, shape, at, std::move(data));
   }
 

@@ -42,7 +42,7 @@ struct AttentionOps {
 
   // The problem with the device's results: NaN where nothing wrote.
   AttentionProblem Run(const AttentionProblem& problem) const {
-    GpuContext gpu(int64_t{64} << 20, int64_t{256} << 20);
+    GpuContext gpu(int64_t{256} << 20, int64_t{256} << 20);
     AttentionProblem result = problem;
     const int64_t rows = problem.rows(), heads = problem.q.View().dim(1),
                   dim = problem.q.View().dim(2);

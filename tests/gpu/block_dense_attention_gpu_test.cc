@@ -154,6 +154,15 @@ TEST(BlockDenseAttentionGpuTest, HugeLogitsOfEitherSignStayRight) {
   }
 }
 
+TEST(BlockDenseAttentionGpuTest, NegativeAndZeroScalesMatchTwin) {
+  SKIP_WITHOUT_GPU();
+  for (const double scale : {-0.25, 0.0}) {
+    AttentionProblem problem = RoundedAttention({.documents = {150, 70}});
+    problem.scale = scale;
+    ExpectGpuNear(kDense.Run(problem), Twin(problem));
+  }
+}
+
 TEST(BlockDenseAttentionGpuTest, ChunkedPrefillEqualsWhole) {
   SKIP_WITHOUT_GPU();
   const AttentionProblem whole =

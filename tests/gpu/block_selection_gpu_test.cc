@@ -80,7 +80,7 @@ Problem RandomProblem(const ProblemCase& c) {
 // Pools the keys of `pooled_segments` (all rows from 0 on where they are those of the problem) and
 // selects for the queries of the problem's segments.
 void PoolAndSelect(Problem& problem, const std::vector<Segment>& pooled_segments) {
-  GpuContext gpu(int64_t{64} << 20, int64_t{64} << 20);
+  GpuContext gpu(int64_t{256} << 20, int64_t{64} << 20);
   const int64_t rows = problem.rows(), key_heads = problem.key_heads(),
                 dim = problem.k.View().dim(2);
   const TensorView fine =

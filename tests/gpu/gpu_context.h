@@ -33,6 +33,8 @@ class GpuContext {
 
   operator const ExecutionContext&() const { return context_; }  // NOLINT: that is its purpose
 
+  DeviceSession& session() { return *session_; }
+
   // A tensor of the device with these elements in `dtype` (int32 stays). An empty one stays empty.
   TensorView Upload(const TestTensor& tensor, DType dtype = DType::kBFloat16);
   // One whose every bit is set: NaN in every float, -1 in int32.

@@ -137,6 +137,19 @@ TEST(SparseAttentionGpuTest, ABlockThatAllChooseMatchesTwin) {
   ExpectGpuNear(kSparse.Run(problem), Twin(problem));
 }
 
+// So many that their work is cut into parts.
+TEST(SparseAttentionGpuTest, ABlockThatThousandsChooseMatchesTwinAndRepeatsBitForBit) {
+  SKIP_WITHOUT_GPU();
+  for (const int64_t block_size : {16, 96}) {
+    AttentionProblem problem =
+        RoundedAttention({.documents = {5000, 300}, .heads = 2, .key_heads = 1});
+    SetLists(problem, block_size, 2, [](int64_t, int64_t, int64_t block) { return block == 1; });
+    const AttentionProblem actual = kSparse.Run(problem);
+    ExpectGpuNear(actual, Twin(problem));
+    ExpectResultsBitwiseEqual(actual, kSparse.Run(problem));
+  }
+}
+
 TEST(SparseAttentionGpuTest, BlocksThatNoneChoosesGetExactlyNoGradient) {
   SKIP_WITHOUT_GPU();
   AttentionProblem problem = RoundedAttention({.documents = {700}});

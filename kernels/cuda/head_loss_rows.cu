@@ -1,20 +1,13 @@
-// Output head and loss, a chunk of rows at a time: fp32 logits by one product, a block per row for
-// the loss and the logits' gradient in bf16, two products that carry it to the hidden state and the
-// head. A row is passed over twice: for its largest logit and the sum of exponentials, then, from
-// its end so that what the cache still holds is read first, for the gradient.
-// The host does not know the weights, so that rows of weight 0 take part in the products: as zeros,
-// whatever they hold. Losses are added up in fp64 by a partition that the row count alone fixes.
-#include <algorithm>
+// The kernels of the output head's losses: a block per row of logits. A row is passed over twice:
+// for its largest logit and the sum of exponentials, then, from its end so that what the cache
+// still holds is read first, for the gradient.
 #include <cfloat>
 #include <cstdint>
 
-#include "kernels/base/status_macros.h"
-#include "kernels/cuda/cuda_ops.h"
-#include "kernels/cuda/products.h"
+#include "kernels/cuda/head_loss_rows.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/status.h"
-#include "kernels/head_loss.h"
 
 namespace salamander::cuda {
 namespace {
@@ -25,18 +18,6 @@ constexpr int kVectors = 4;  // loads of a thread in flight
 constexpr int kStep = kThreads * kFour;
 constexpr int kTile = kStep * kVectors;
 constexpr int kSumThreads = 1024;
-
-// What a chunk's logits and their gradient may take. The head's gradient is read and written once
-// per chunk, which 2048 rows of a vocabulary of 73448 hide behind the product.
-constexpr int64_t kChunkBytes = int64_t{900} << 20;
-constexpr int64_t kFewestRows = 64, kMostRows = 4096;
-
-// A power of two: whole tiles and, in the narrow products, whole waves of them.
-int64_t ChunkRows(int64_t rows, int64_t vocabulary, int64_t bytes_per_logit) {
-  int64_t chunk = kMostRows;
-  while (chunk > kFewestRows && chunk * vocabulary * bytes_per_logit > kChunkBytes) chunk /= 2;
-  return std::min(chunk, rows);
-}
 
 struct Row {
   int64_t vocabulary;
@@ -311,144 +292,68 @@ __global__ void __launch_bounds__(kSumThreads)
   if (threadIdx.x == 0) *loss_sum += sum;
 }
 
-bool IsWanted(const HeadGradients& gradients) {
-  return !gradients.d_hidden.empty() || !gradients.d_head.empty();
+RowOutputs DeviceOutputs(const LossRows& rows) {
+  return {.d_logits = BFloat16Data(rows.d_logits),
+          .token_losses = DataOrNull<float>(rows.token_losses),
+          .predictions = DataOrNull<int32_t>(rows.predictions),
+          .losses = rows.losses};
 }
 
-// The rows of `hidden` that take part, those of weight 0 as zeros, in the context's arena.
-absl::StatusOr<TensorView> MaskRows(const ExecutionContext& context, const TensorView& hidden,
-                                    const float* weights) {
-  const int64_t width = hidden.dim(1);
-  const TensorView masked = context.arena->Tensor(DType::kBFloat16, {hidden.dim(0), width});
-  const BFloat16* const source = BFloat16Data(hidden);
-  MaskRowsKernel<<<static_cast<unsigned>(hidden.dim(0)), kRowThreads, 0, context.cuda->stream()>>>(
-      source, weights, width, width % kLanes == 0 && AreAligned({source}), BFloat16Data(masked));
+Row RowOf(const TensorView& logits) {
+  return {logits.dim(1), logits.dim(1) % kFour == 0};
+}
+
+}  // namespace
+
+absl::Status CrossEntropyRows(const ExecutionContext& context, const TensorView& logits,
+                              const TensorView& targets, const LossRows& rows) {
+  const CrossEntropyDeviceArgs args{.logits = logits.data<float>(),
+                                    .targets = targets.data<int32_t>(),
+                                    .weights = rows.weights.data<float>(),
+                                    .outputs = DeviceOutputs(rows),
+                                    .first_token = rows.first_token,
+                                    .row = RowOf(logits),
+                                    .gradient_scale = rows.gradient_scale,
+                                    .fault = context.cuda->fault()};
+  CrossEntropyKernel<<<static_cast<unsigned>(logits.dim(0)), kThreads, 0, context.cuda->stream()>>>(
+      args);
+  RETURN_IF_LAUNCH_FAILED("CrossEntropyRows");
+  return absl::OkStatus();
+}
+
+absl::Status DistillationRows(const ExecutionContext& context, const TensorView& student,
+                              const TensorView& teacher, const LossRows& rows) {
+  const DistillationDeviceArgs args{.student = student.data<float>(),
+                                    .teacher = teacher.data<float>(),
+                                    .weights = rows.weights.data<float>(),
+                                    .outputs = DeviceOutputs(rows),
+                                    .first_token = rows.first_token,
+                                    .row = RowOf(student),
+                                    .gradient_scale = rows.gradient_scale};
+  DistillationKernel<<<static_cast<unsigned>(student.dim(0)), kThreads, 0,
+                       context.cuda->stream()>>>(args);
+  RETURN_IF_LAUNCH_FAILED("DistillationRows");
+  return absl::OkStatus();
+}
+
+absl::Status MaskRows(const ExecutionContext& context, const TensorView& rows, const float* weights,
+                      const TensorView& masked) {
+  const int64_t width = rows.dim(1);
+  const BFloat16* const source = BFloat16Data(rows);
+  BFloat16* const destination = BFloat16Data(masked);
+  MaskRowsKernel<<<static_cast<unsigned>(rows.dim(0)), kRowThreads, 0, context.cuda->stream()>>>(
+      source, weights, width, width % kLanes == 0 && AreAligned({source, destination}),
+      destination);
   RETURN_IF_LAUNCH_FAILED("MaskRows");
-  return masked;
-}
-
-// d_hidden = d_logits head and d_head += d_logits^T hidden, for a chunk from row `first` on.
-absl::Status PropagateGradient(const ExecutionContext& context, const TensorView& d_logits,
-                               const TensorView& hidden, const TensorView& head, int64_t first,
-                               const HeadGradients& gradients) {
-  Products& products = context.cuda->products();
-  if (!gradients.d_hidden.empty()) {
-    RETURN_IF_ERROR(products.Run(
-        {.a = d_logits, .b = head, .result = gradients.d_hidden.Rows(first, d_logits.dim(0))}));
-  }
-  if (gradients.d_head.empty()) return absl::OkStatus();
-  return products.Run({.a = d_logits,
-                       .b = hidden,
-                       .transpose_a = true,
-                       .result = gradients.d_head,
-                       .accumulate = true});
-}
-
-absl::Status RunLogits(const ExecutionContext& context, const TensorView& hidden,
-                       const TensorView& head, double scale, const TensorView& logits) {
-  return context.cuda->products().Run(
-      {.a = hidden, .b = head, .transpose_b = true, .result = logits, .scale = scale});
+  return absl::OkStatus();
 }
 
 absl::Status AddLosses(const ExecutionContext& context, const double* losses,
                        const TensorView& weights, const TensorView& loss_sum) {
-  if (loss_sum.empty()) return absl::OkStatus();
   AddLossesKernel<<<1, kSumThreads, 0, context.cuda->stream()>>>(
       losses, weights.data<float>(), weights.size(), loss_sum.data<double>());
   RETURN_IF_LAUNCH_FAILED("AddLosses");
   return absl::OkStatus();
-}
-
-// Scratch of a chunk and what its kernel needs of it.
-struct Chunk {
-  TensorView logits, d_logits;  // [rows, V]; the second is empty where no gradient is wanted
-  double* losses = nullptr;     // [T], or null where no sum is wanted
-
-  Chunk(Arena& arena, int64_t rows, int64_t vocabulary, const HeadGradients& gradients,
-        int64_t tokens, const TensorView& loss_sum)
-      : logits(arena.Tensor(DType::kFloat32, {rows, vocabulary})) {
-    if (IsWanted(gradients)) d_logits = arena.Tensor(DType::kBFloat16, {rows, vocabulary});
-    if (!loss_sum.empty()) losses = arena.Array<double>(tokens);
-  }
-};
-
-}  // namespace
-
-absl::Status HeadCrossEntropy(const ExecutionContext& context, const HeadCrossEntropyArgs& args) {
-  const int64_t tokens = args.hidden.dim(0), vocabulary = args.head.dim(0);
-  if (tokens == 0) return absl::OkStatus();
-  const ArenaScope scope(*context.arena);
-  const int64_t rows = ChunkRows(tokens, vocabulary, sizeof(float) + sizeof(BFloat16));
-  const Chunk chunk(*context.arena, rows, vocabulary, args.gradients, tokens, args.loss_sum);
-  CrossEntropyDeviceArgs device{.logits = chunk.logits.data<float>(),
-                                .targets = args.targets.data<int32_t>(),
-                                .weights = args.loss_weights.data<float>(),
-                                .outputs = {.d_logits = BFloat16Data(chunk.d_logits),
-                                            .token_losses = DataOrNull<float>(args.token_losses),
-                                            .predictions = DataOrNull<int32_t>(args.predictions),
-                                            .losses = chunk.losses},
-                                .first_token = 0,
-                                .row = {vocabulary, vocabulary % kFour == 0},
-                                .gradient_scale = args.gradients.scale * args.logit_scale,
-                                .fault = context.cuda->fault()};
-  for (int64_t first = 0; first < tokens; first += rows) {
-    const ArenaScope chunk_scope(*context.arena);
-    const int64_t count = std::min(rows, tokens - first);
-    ASSIGN_OR_RETURN(const TensorView hidden,
-                     MaskRows(context, args.hidden.Rows(first, count), device.weights + first));
-    RETURN_IF_ERROR(
-        RunLogits(context, hidden, args.head, args.logit_scale, chunk.logits.Rows(0, count)));
-    device.first_token = first;
-    CrossEntropyKernel<<<static_cast<unsigned>(count), kThreads, 0, context.cuda->stream()>>>(
-        device);
-    RETURN_IF_LAUNCH_FAILED("CrossEntropy");
-    if (!IsWanted(args.gradients)) continue;
-    RETURN_IF_ERROR(PropagateGradient(context, chunk.d_logits.Rows(0, count), hidden, args.head,
-                                      first, args.gradients));
-  }
-  return AddLosses(context, chunk.losses, args.loss_weights, args.loss_sum);
-}
-
-absl::Status HeadDistillation(const ExecutionContext& context, const HeadDistillationArgs& args) {
-  const int64_t tokens = args.hidden.dim(0), vocabulary = args.head.dim(0);
-  if (tokens == 0) return absl::OkStatus();
-  const ArenaScope scope(*context.arena);
-  const int64_t rows = ChunkRows(tokens, vocabulary, 2 * sizeof(float) + sizeof(BFloat16));
-  const Chunk chunk(*context.arena, rows, vocabulary, args.gradients, tokens, args.loss_sum);
-  const TensorView teacher_logits = context.arena->Tensor(DType::kFloat32, {rows, vocabulary});
-  DistillationDeviceArgs device{.student = chunk.logits.data<float>(),
-                                .teacher = teacher_logits.data<float>(),
-                                .weights = args.loss_weights.data<float>(),
-                                .outputs = {.d_logits = BFloat16Data(chunk.d_logits),
-                                            .token_losses = DataOrNull<float>(args.token_losses),
-                                            .predictions = nullptr,
-                                            .losses = chunk.losses},
-                                .first_token = 0,
-                                .row = {vocabulary, vocabulary % kFour == 0},
-                                .gradient_scale = args.gradients.scale * args.logit_scale};
-  for (int64_t first = 0; first < tokens; first += rows) {
-    const ArenaScope chunk_scope(*context.arena);
-    const int64_t count = std::min(rows, tokens - first);
-    ASSIGN_OR_RETURN(const TensorView hidden,
-                     MaskRows(context, args.hidden.Rows(first, count), device.weights + first));
-    RETURN_IF_ERROR(
-        RunLogits(context, hidden, args.head, args.logit_scale, chunk.logits.Rows(0, count)));
-    RETURN_IF_ERROR(RunLogits(context, args.teacher_hidden.Rows(first, count), args.teacher_head,
-                              args.teacher_logit_scale, teacher_logits.Rows(0, count)));
-    device.first_token = first;
-    DistillationKernel<<<static_cast<unsigned>(count), kThreads, 0, context.cuda->stream()>>>(
-        device);
-    RETURN_IF_LAUNCH_FAILED("Distillation");
-    if (!IsWanted(args.gradients)) continue;
-    RETURN_IF_ERROR(PropagateGradient(context, chunk.d_logits.Rows(0, count), hidden, args.head,
-                                      first, args.gradients));
-  }
-  return AddLosses(context, chunk.losses, args.loss_weights, args.loss_sum);
-}
-
-absl::Status HeadLogits(const ExecutionContext& context, const HeadLogitsArgs& args) {
-  if (args.logits.size() == 0) return absl::OkStatus();
-  return RunLogits(context, args.hidden, args.head, args.logit_scale, args.logits);
 }
 
 }  // namespace salamander::cuda

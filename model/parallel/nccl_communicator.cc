@@ -1,0 +1,138 @@
+#include "model/parallel/nccl_communicator.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <nccl.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+
+#include "kernels/base/status_macros.h"
+#include "kernels/cuda/runtime.h"
+#include "model/parallel/collective_watch.h"
+
+namespace salamander {
+namespace {
+
+absl::Status NcclStatus(ncclResult_t result, const char* operation, int rank) {
+  if (result == ncclSuccess) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("rank ", rank, ": ", operation,
+                                             " failed: ", ncclGetErrorString(result), " (",
+                                             ncclGetLastError(nullptr), ")"));
+}
+
+ncclDataType_t TypeOf(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return ncclFloat32;
+    case DType::kFloat64:
+      return ncclFloat64;
+    case DType::kBFloat16:
+      return ncclBfloat16;
+    case DType::kInt32:
+      return ncclInt32;
+  }
+  return ncclFloat32;
+}
+
+class Nccl : public Communicator {
+ public:
+  Nccl(std::unique_ptr<Communicator> host, const NcclOptions& options, ncclComm_t comm)
+      : host_(std::move(host)),
+        options_(options),
+        comm_(comm),
+        watch_(std::make_unique<CollectiveWatch>(
+            CollectiveWatch::Options{.communicator = comm,
+                                     .stream = options.execution.cuda->stream(),
+                                     .rank = host_->rank(),
+                                     .timeout_seconds = options.timeout_seconds,
+                                     .on_failure = options.on_failure})) {}
+  ~Nccl() override {
+    watch_.reset();  // it looks at the communicator
+    ncclCommDestroy(comm_);
+  }
+
+  int rank() const override { return host_->rank(); }
+  int size() const override { return host_->size(); }
+
+  absl::Status AllReduceSum(const TensorView& buffer) override {
+    return Enqueue("all-reduce (sum)", buffer, [&] {
+      return ncclAllReduce(buffer.raw(), buffer.raw(), static_cast<size_t>(buffer.size()),
+                           TypeOf(buffer.dtype()), ncclSum, comm_, stream());
+    });
+  }
+  absl::Status Broadcast(const TensorView& buffer, int root) override {
+    return Enqueue("broadcast", buffer, [&] {
+      return ncclBroadcast(buffer.raw(), buffer.raw(), static_cast<size_t>(buffer.size()),
+                           TypeOf(buffer.dtype()), root, comm_, stream());
+    });
+  }
+
+  absl::Status AllReduceSum(absl::Span<double> values) override {
+    return host_->AllReduceSum(values);
+  }
+  absl::Status AllReduceMax(absl::Span<int64_t> values) override {
+    return host_->AllReduceMax(values);
+  }
+  absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view text) override {
+    return host_->AllGather(text);
+  }
+  absl::Status Barrier() override { return host_->Barrier(); }
+  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color) override {
+    ASSIGN_OR_RETURN(auto part, host_->Split(color));
+    return NcclCommunicator(std::move(part), options_);
+  }
+
+ private:
+  cudaStream_t stream() const { return options_.execution.cuda->stream(); }
+
+  template <typename Collective>
+  absl::Status Enqueue(const char* operation, const TensorView& buffer,
+                       const Collective& collective) {
+    RETURN_IF_ERROR(NcclStatus(collective(), operation, rank()));
+    return watch_->Enqueued(operation, buffer.bytes());
+  }
+
+  std::unique_ptr<Communicator> host_;
+  NcclOptions options_;
+  ncclComm_t comm_;
+  std::unique_ptr<CollectiveWatch> watch_;
+};
+
+// The bytes of a plain struct as text that AllGather carries, and back.
+template <typename Plain>
+std::string AsText(const Plain& value) {
+  return std::string(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Communicator>> NcclCommunicator(std::unique_ptr<Communicator> host,
+                                                               const NcclOptions& options) {
+  SALAMANDER_CHECK(options.on_failure != nullptr) << "nobody would end the job";
+  ncclUniqueId id = {};
+  absl::Status status;
+  if (host->rank() == 0) status = NcclStatus(ncclGetUniqueId(&id), "NCCL's unique id", 0);
+  RETURN_IF_ERROR(AgreeOnStatus(*host, status));
+  ASSIGN_OR_RETURN(const std::vector<std::string> ids, host->AllGather(AsText(id)));
+  std::copy(ids[0].begin(), ids[0].end(), reinterpret_cast<char*>(&id));
+  ncclComm_t comm = nullptr;
+  RETURN_IF_ERROR(
+      AgreeOnStatus(*host, NcclStatus(ncclCommInitRank(&comm, host->size(), id, host->rank()),
+                                      "joining NCCL's communicator", host->rank())));
+  return std::make_unique<Nccl>(std::move(host), options, comm);
+}
+
+absl::StatusOr<bool> OnOneDeviceEach(Communicator& host, const ExecutionContext& execution) {
+  char name[256] = {};
+  gethostname(name, sizeof(name) - 1);
+  const std::string own = absl::StrCat(name, "/", AsText(execution.cuda->properties().uuid));
+  ASSIGN_OR_RETURN(std::vector<std::string> devices, host.AllGather(own));
+  std::sort(devices.begin(), devices.end());
+  return std::adjacent_find(devices.begin(), devices.end()) == devices.end();
+}
+
+}  // namespace salamander

@@ -1,0 +1,35 @@
+// The NCCL side of Communicator: tensors of CUDA devices go over NVLink or the network without
+// passing through the host; texts and single numbers go by the host's communicator.
+#ifndef MODEL_PARALLEL_NCCL_COMMUNICATOR_H_
+#define MODEL_PARALLEL_NCCL_COMMUNICATOR_H_
+
+#include <functional>
+#include <memory>
+
+#include "absl/status/statusor.h"
+
+#include "kernels/base/execution_context.h"
+#include "model/parallel/communicator.h"
+
+namespace salamander {
+
+struct NcclOptions {
+  ExecutionContext execution;  // collectives are enqueued on its stream
+  double timeout_seconds = 600;
+  // Called once, from a thread of the communicator's own, when a collective failed or did not end
+  // in time: NCCL's kernels never give up by themselves. The status names rank and operation.
+  // Expected to end the job.
+  std::function<void(const absl::Status&)> on_failure;
+};
+
+// Collective over `host`'s ranks. Requires: every rank has a device of its own (NCCL refuses two on
+// one; OnOneDeviceEach tells).
+absl::StatusOr<std::unique_ptr<Communicator>> NcclCommunicator(std::unique_ptr<Communicator> host,
+                                                               const NcclOptions& options);
+
+// Whether no two ranks of `host` share a device. Collective.
+absl::StatusOr<bool> OnOneDeviceEach(Communicator& host, const ExecutionContext& execution);
+
+}  // namespace salamander
+
+#endif  // MODEL_PARALLEL_NCCL_COMMUNICATOR_H_
