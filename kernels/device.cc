@@ -17,6 +17,11 @@ constexpr int kWarmUpRuns = 2;
 constexpr size_t kCacheBytes = size_t{64}
                                << 20;  // more than a core's share of any last-level cache
 
+class CpuReplay : public Replay {
+ public:
+  absl::Status Run(const std::function<absl::Status()>& enqueue) override { return enqueue(); }
+};
+
 class CpuSession : public DeviceSession {
  public:
   Device device() const override { return {}; }
@@ -28,6 +33,10 @@ class CpuSession : public DeviceSession {
            static_cast<int64_t>(sysconf(_SC_PAGESIZE));
   }
   absl::Status Wait() override { return absl::OkStatus(); }
+  std::unique_ptr<Replay> NewReplay() override { return std::make_unique<CpuReplay>(); }
+  absl::Status Plan(const std::function<absl::Status()>& /*enqueue*/) override {
+    return absl::UnimplementedError("the CPU computes as ops are called and plans nothing");
+  }
   absl::StatusOr<std::vector<double>> Time(const std::function<absl::Status()>& enqueue,
                                            int repetitions) override;
 };

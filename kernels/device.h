@@ -19,6 +19,17 @@ namespace salamander {
 // CUDA devices that this process could open: 0 in a build without CUDA, or without driver or GPU.
 int CudaDeviceCount();
 
+// Ops that are enqueued again and again, as the steps of a generation are: from the third time on
+// a CUDA device is handed all of them at once.
+class Replay {
+ public:
+  virtual ~Replay() = default;
+
+  // Enqueues what `enqueue` does. Requires: `enqueue` may be called twice, and waits for nothing;
+  // only what it uploads or copies on the device passes from the host to the ops.
+  virtual absl::Status Run(const std::function<absl::Status()>& enqueue) = 0;
+};
+
 class DeviceSession {
  public:
   // Fails where the build has no CUDA backend, where there is no such device, or where the device
@@ -36,12 +47,22 @@ class DeviceSession {
   // Zero-filled memory of the device. Fails where it has not so much left, naming both sizes.
   virtual absl::StatusOr<Arena> Reserve(int64_t bytes) = 0;
 
+  // The same with any contents, for an arena that passes take their memory from.
+  virtual absl::StatusOr<Arena> ReserveScratch(int64_t bytes) { return Reserve(bytes); }
+
   // What Reserve can still give. On the CPU: the machine's memory, whoever uses it.
   virtual absl::StatusOr<int64_t> FreeBytes() = 0;
 
   // Returns when everything enqueued so far is done, with the first fault a kernel met: a token
   // outside the vocabulary, say, or an error of the device.
   virtual absl::Status Wait() = 0;
+
+  virtual std::unique_ptr<Replay> NewReplay() = 0;
+
+  // Calls `enqueue` without any op computing: what it takes from an Arena::Planned tells how much
+  // memory it needs. What it brings to the host is zero. Fails on the CPU, where ops compute as
+  // they are called.
+  virtual absl::Status Plan(const std::function<absl::Status()>& enqueue) = 0;
 
   // Seconds that each of `repetitions` calls of `enqueue` took on the device, with its caches
   // flushed before each, after two calls that are not counted. Waits.

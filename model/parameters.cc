@@ -134,6 +134,10 @@ absl::StatusOr<ParameterBuffer> ParameterBuffer::Create(const ParameterLayout& l
   return ParameterBuffer(std::move(memory), dtype, layout.total_size());
 }
 
+ParameterBuffer ParameterBuffer::Planned(const ParameterLayout& layout, DType dtype) {
+  return ParameterBuffer(Arena::Planned(), dtype, layout.total_size());
+}
+
 TensorView ParameterBuffer::View(const ParameterSpec& spec) const {
   const TensorView rows = flat_.Rows(spec.offset, spec.size());
   return spec.shape.size() == 1 ? rows : rows.Reshape({spec.shape[0], spec.shape[1]});

@@ -78,6 +78,9 @@ class ParameterBuffer {
   static absl::StatusOr<ParameterBuffer> Create(const ParameterLayout& layout, DType dtype,
                                                 DeviceSession& session);
 
+  // Addresses alone, for planning (Arena::Planned).
+  static ParameterBuffer Planned(const ParameterLayout& layout, DType dtype);
+
   TensorView View(const ParameterSpec& spec) const;
   TensorView Flat() const { return flat_; }
 

@@ -29,6 +29,11 @@ absl::StatusOr<Arena> Arena::Reserve(int64_t capacity_bytes) {
   return Adopt(base, capacity_bytes, Unmap);
 }
 
+Arena Arena::Planned() {
+  constexpr int64_t kNoLimit = int64_t{1} << 56;  // of an address on any device
+  return Adopt(reinterpret_cast<void*>(kAlignment), kNoLimit, [](void*, int64_t) {});
+}
+
 Arena::Arena(Arena&& other) noexcept {
   *this = std::move(other);
 }

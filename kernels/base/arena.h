@@ -29,6 +29,10 @@ class Arena {
     return Arena(static_cast<char*>(base), capacity_bytes, release);
   }
 
+  // Addresses without memory behind them, as many as are asked for: for finding out how many that
+  // is (DeviceSession::Plan).
+  static Arena Planned();
+
   Arena(Arena&& other) noexcept;
   Arena& operator=(Arena&& other) noexcept;
   Arena(const Arena&) = delete;
@@ -45,7 +49,8 @@ class Arena {
   }
 
   int64_t used_bytes() const { return used_; }
-  int64_t peak_bytes() const { return peak_; }
+  int64_t peak_bytes() const { return peak_; }  // the most in use since ForgetPeak
+  void ForgetPeak() { peak_ = used_; }
   int64_t capacity_bytes() const { return capacity_; }
   void RewindTo(int64_t used_bytes) { used_ = used_bytes; }
 

@@ -7,9 +7,9 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/block_list.cuh"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 
 namespace salamander::cuda {
 namespace {
@@ -183,9 +183,8 @@ absl::Status AdamWUpdate(const ExecutionContext& context, const AdamWArgs& args)
       .second_rate = static_cast<float>(1.0 - args.beta2),
       .root_scale = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(args.beta2, step))),
       .epsilon = static_cast<float>(args.epsilon)};
-  UpdateKernel<<<static_cast<unsigned>(blocks), kThreads, 0, context.cuda->stream()>>>(device);
-  RETURN_IF_LAUNCH_FAILED("AdamWUpdate");
-  return absl::OkStatus();
+  return Launch(context, "AdamWUpdate", UpdateKernel, {.grid = {blocks}, .block = kThreads},
+                device);
 }
 
 absl::Status SumOfSquares(const ExecutionContext& context, absl::Span<const TensorView> tensors,
@@ -206,14 +205,12 @@ absl::Status SumOfSquares(const ExecutionContext& context, absl::Span<const Tens
   if (blocks > 0) {
     ASSIGN_OR_RETURN(const SquaresTensor* const list,
                      UploadArray(context, absl::Span<const SquaresTensor>(entries)));
-    SquaresKernel<<<static_cast<unsigned>(blocks), kThreads, 0, context.cuda->stream()>>>(
-        list, static_cast<int>(entries.size()), partials);
-    RETURN_IF_LAUNCH_FAILED("SumOfSquares");
+    RETURN_IF_ERROR(Launch(context, "SumOfSquares", SquaresKernel,
+                           {.grid = {blocks}, .block = kThreads}, list,
+                           static_cast<int>(entries.size()), partials));
   }
-  TotalKernel<<<1, kTotalThreads, 0, context.cuda->stream()>>>(partials, blocks,
-                                                               sum.data<double>());
-  RETURN_IF_LAUNCH_FAILED("SumOfSquares");
-  return absl::OkStatus();
+  return Launch(context, "SumOfSquares", TotalKernel, {.grid = {1}, .block = kTotalThreads},
+                partials, blocks, sum.data<double>());
 }
 
 }  // namespace salamander::cuda

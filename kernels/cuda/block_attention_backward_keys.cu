@@ -7,7 +7,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/block_attention_gradients.cuh"
 #include "kernels/cuda/block_attention_tiles.cuh"
-#include "kernels/cuda/status.h"
+#include "kernels/cuda/launch.h"
 
 namespace salamander::cuda {
 namespace {
@@ -287,7 +287,6 @@ __global__ void __launch_bounds__(kTileThreads) MergeKeyPartsKernel(const Backwa
 }  // namespace
 
 absl::Status LaunchBackwardKeys(const ExecutionContext& context, BackwardArgs args, int64_t items) {
-  RETURN_IF_ERROR(CheckGrid("attention backward", items));
   return ForTileColumns(args.attention.head_dim, [&]<int kD>() -> absl::Status {
     const ArenaScope scope(*context.arena);
     const int64_t parts = args.attention.lists == nullptr ? 1 : args.readers.most_parts;
@@ -295,16 +294,13 @@ absl::Status LaunchBackwardKeys(const ExecutionContext& context, BackwardArgs ar
       args.part_sums = context.arena->Array<float>(
           args.readers.stored_parts * PiecesOfBlock(args.attention.block_size) * kSlotFloats<kD>);
     }
-    RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(
-        BackwardKeysKernel<kD>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBackwardBytes<kD>));
-    const dim3 grid(static_cast<unsigned>(items), static_cast<unsigned>(parts));
-    BackwardKeysKernel<kD>
-        <<<grid, kTileThreads, kBackwardBytes<kD>, context.cuda->stream()>>>(args);
-    RETURN_IF_LAUNCH_FAILED("BackwardKeysKernel");
+    const Grid grid = {items, parts};
+    RETURN_IF_ERROR(
+        Launch(context, "BackwardKeysKernel", BackwardKeysKernel<kD>,
+               {.grid = grid, .block = kTileThreads, .shared_bytes = kBackwardBytes<kD>}, args));
     if (parts == 1) return absl::OkStatus();
-    MergeKeyPartsKernel<kD><<<grid.x, kTileThreads, 0, context.cuda->stream()>>>(args);
-    RETURN_IF_LAUNCH_FAILED("MergeKeyPartsKernel");
-    return absl::OkStatus();
+    return Launch(context, "MergeKeyPartsKernel", MergeKeyPartsKernel<kD>,
+                  {.grid = {grid.x}, .block = kTileThreads}, args);
   });
 }
 

@@ -3,11 +3,10 @@
 // with S = Q K' again and delta = rowsum(dO O), which a small kernel leaves for both gradients.
 #include <vector>
 
-#include "kernels/base/status_macros.h"
 #include "kernels/cuda/block_attention.h"
 #include "kernels/cuda/block_attention_gradients.cuh"
 #include "kernels/cuda/block_attention_tiles.cuh"
-#include "kernels/cuda/status.h"
+#include "kernels/cuda/launch.h"
 
 namespace salamander::cuda {
 namespace {
@@ -131,24 +130,17 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 absl::Status LaunchDelta(const ExecutionContext& context, const BackwardArgs& args,
                          const BFloat16* out, int64_t queries) {
   const int64_t rows = queries * args.attention.heads;
-  RETURN_IF_ERROR(CheckGrid("attention backward", CeilDivide(rows, kDeltaWarps)));
-  DeltaKernel<<<static_cast<unsigned>(CeilDivide(rows, kDeltaWarps)), kDeltaWarps * kWarp, 0,
-                context.cuda->stream()>>>(args.attention, out, args.d_out, args.delta, rows);
-  RETURN_IF_LAUNCH_FAILED("DeltaKernel");
-  return absl::OkStatus();
+  return Launch(context, "DeltaKernel", DeltaKernel,
+                {.grid = {CeilDivide(rows, kDeltaWarps)}, .block = kDeltaWarps * kWarp},
+                args.attention, out, args.d_out, args.delta, rows);
 }
 
 absl::Status LaunchBackwardQueries(const ExecutionContext& context, const BackwardArgs& args,
                                    int64_t items) {
-  RETURN_IF_ERROR(CheckGrid("attention backward", items));
   return ForTileColumns(args.attention.head_dim, [&]<int kD>() -> absl::Status {
-    RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(BackwardQueriesKernel<kD>,
-                                              cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              kBackwardBytes<kD>));
-    BackwardQueriesKernel<kD><<<static_cast<unsigned>(items), kTileThreads, kBackwardBytes<kD>,
-                                context.cuda->stream()>>>(args);
-    RETURN_IF_LAUNCH_FAILED("BackwardQueriesKernel");
-    return absl::OkStatus();
+    return Launch(context, "BackwardQueriesKernel", BackwardQueriesKernel<kD>,
+                  {.grid = {items}, .block = kTileThreads, .shared_bytes = kBackwardBytes<kD>},
+                  args);
   });
 }
 

@@ -8,7 +8,8 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/block_attention.h"
 #include "kernels/cuda/block_attention_tiles.cuh"
-#include "kernels/cuda/status.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/runtime.h"
 
 namespace salamander::cuda {
 namespace {
@@ -284,7 +285,6 @@ absl::Status BlockAttentionForward(const ExecutionContext& context, const BlockA
   args.logsumexp = logsumexp.empty() ? nullptr : logsumexp.data<float>();
   const ForwardPlan plan = PlanForward(attention, args.attention);
   if (plan.items == 0) return absl::OkStatus();
-  RETURN_IF_ERROR(CheckGrid("BlockAttentionForward", plan.items));
   ASSIGN_OR_RETURN(args.attention.segments,
                    UploadArray<SegmentPlan>(context, absl::MakeConstSpan(plan.segments)));
   args.attention.segment_count = static_cast<int>(plan.segments.size());
@@ -296,19 +296,14 @@ absl::Status BlockAttentionForward(const ExecutionContext& context, const BlockA
     args.part_sums = context.arena->Array<float2>(rows);
   }
   RETURN_IF_ERROR(ForTileColumns(args.attention.head_dim, [&]<int kD>() -> absl::Status {
-    RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(
-        BlockForwardKernel<kD>, cudaFuncAttributeMaxDynamicSharedMemorySize, kForwardBytes<kD>));
-    BlockForwardKernel<kD><<<static_cast<unsigned>(plan.items), kTileThreads, kForwardBytes<kD>,
-                             context.cuda->stream()>>>(args);
-    RETURN_IF_LAUNCH_FAILED("BlockForwardKernel");
-    return absl::OkStatus();
+    return Launch(context, "BlockForwardKernel", BlockForwardKernel<kD>,
+                  {.grid = {plan.items}, .block = kTileThreads, .shared_bytes = kForwardBytes<kD>},
+                  args);
   }));
   if (plan.split.empty()) return absl::OkStatus();
-  const dim3 grid(static_cast<unsigned>(plan.split.size()), kTileRows,
-                  static_cast<unsigned>(args.attention.key_heads));
-  MergePartsKernel<<<grid, 128, 0, context.cuda->stream()>>>(args, split);
-  RETURN_IF_LAUNCH_FAILED("MergePartsKernel");
-  return absl::OkStatus();
+  const Grid grid = {static_cast<int64_t>(plan.split.size()), kTileRows, args.attention.key_heads};
+  return Launch(context, "MergePartsKernel", MergePartsKernel, {.grid = grid, .block = 128}, args,
+                split);
 }
 
 }  // namespace salamander::cuda

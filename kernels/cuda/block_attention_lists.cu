@@ -7,8 +7,8 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/block_attention_lists.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 #include "kernels/cuda/vector.cuh"
 
 namespace salamander::cuda {
@@ -227,17 +227,17 @@ absl::StatusOr<BlockReaders> FindBlockReaders(const ExecutionContext& context,
   args.counts = context.arena->Array<int32_t>(args.key_heads * args.cells);
   args.begins = context.arena->Array<int64_t>(args.key_heads * args.blocks + 1);
   args.queries = context.arena->Array<int32_t>(queries * args.key_heads * args.list_length);
-  const cudaStream_t stream = context.cuda->stream();
-  const dim3 chunk_grid(static_cast<unsigned>(chunks), static_cast<unsigned>(args.key_heads));
-  CountReadersKernel<<<chunk_grid, kThreads, 0, stream>>>(args);
-  RETURN_IF_LAUNCH_FAILED("CountReadersKernel");
-  const dim3 block_grid(static_cast<unsigned>(CeilDivide(args.blocks, kThreads)), chunk_grid.y);
-  SumChunksKernel<<<block_grid, kThreads, 0, stream>>>(args);
-  RETURN_IF_LAUNCH_FAILED("SumChunksKernel");
-  PrefixSumKernel<<<1, kScanThreads, 0, stream>>>(args.begins, args.key_heads * args.blocks);
-  RETURN_IF_LAUNCH_FAILED("PrefixSumKernel");
-  FillReadersKernel<<<chunk_grid, kThreads, 0, stream>>>(args);
-  RETURN_IF_LAUNCH_FAILED("FillReadersKernel");
+  const Grid chunk_grid = {chunks, args.key_heads};
+  RETURN_IF_ERROR(Launch(context, "CountReadersKernel", CountReadersKernel,
+                         {.grid = chunk_grid, .block = kThreads}, args));
+  const Grid block_grid = {CeilDivide(args.blocks, kThreads), args.key_heads};
+  RETURN_IF_ERROR(Launch(context, "SumChunksKernel", SumChunksKernel,
+                         {.grid = block_grid, .block = kThreads}, args));
+  RETURN_IF_ERROR(Launch(context, "PrefixSumKernel", PrefixSumKernel,
+                         {.grid = {1}, .block = kScanThreads}, args.begins,
+                         args.key_heads * args.blocks));
+  RETURN_IF_ERROR(Launch(context, "FillReadersKernel", FillReadersKernel,
+                         {.grid = chunk_grid, .block = kThreads}, args));
   BlockReaders readers = {};
   readers.queries = args.queries;
   readers.begins = args.begins;
@@ -249,11 +249,11 @@ absl::StatusOr<BlockReaders> FindBlockReaders(const ExecutionContext& context,
   readers.stored_parts = 2 * queries * args.key_heads * args.list_length / readers.part_queries + 1;
   const int64_t lists = args.key_heads * args.blocks;
   auto* const parts = context.arena->Array<int64_t>(lists + 1);
-  CountPartsKernel<<<static_cast<unsigned>(CeilDivide(lists, kThreads)), kThreads, 0, stream>>>(
-      args.begins, lists, readers.part_queries, parts);
-  RETURN_IF_LAUNCH_FAILED("CountPartsKernel");
-  PrefixSumKernel<<<1, kScanThreads, 0, stream>>>(parts, lists);
-  RETURN_IF_LAUNCH_FAILED("PrefixSumKernel");
+  RETURN_IF_ERROR(Launch(context, "CountPartsKernel", CountPartsKernel,
+                         {.grid = {CeilDivide(lists, kThreads)}, .block = kThreads}, args.begins,
+                         lists, readers.part_queries, parts));
+  RETURN_IF_ERROR(Launch(context, "PrefixSumKernel", PrefixSumKernel,
+                         {.grid = {1}, .block = kScanThreads}, parts, lists));
   readers.first_parts = parts;
   return readers;
 }

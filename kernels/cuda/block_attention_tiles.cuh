@@ -267,13 +267,6 @@ inline absl::Status CheckHeadDim(const char* op, int64_t head_dim) {
                                                "; use smaller heads or device: cpu"));
 }
 
-inline absl::Status CheckGrid(const char* op, int64_t blocks) {
-  if (blocks <= INT_MAX) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat(op, ": ", blocks, " tiles in a call on CUDA, ",
-                                               "supported are ", INT_MAX,
-                                               "; use a shorter stream"));
-}
-
 // Segments and their count are left out.
 inline AttentionArgs MakeAttentionArgs(const BlockAttention& attention) {
   AttentionArgs args = {};

@@ -12,7 +12,8 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/block_attention_tiles.cuh"
 #include "kernels/cuda/cuda_ops.h"
-#include "kernels/cuda/status.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/runtime.h"
 
 namespace salamander::cuda {
 namespace {
@@ -118,10 +119,8 @@ absl::Status PoolLevel(const ExecutionContext& context, const PoolKeysArgs& args
   device.width = args.k.row_size();
   device.is_aligned = device.width % kLanes == 0 && AreAligned({device.keys, device.pooled});
   const int64_t blocks = CeilDivide(device.items * CeilDivide(device.width, kLanes), kPoolThreads);
-  RETURN_IF_ERROR(CheckGrid("PoolKeys", blocks));
-  PoolKernel<<<static_cast<unsigned>(blocks), kPoolThreads, 0, context.cuda->stream()>>>(device);
-  RETURN_IF_LAUNCH_FAILED("PoolKernel");
-  return absl::OkStatus();
+  return Launch(context, "PoolKernel", PoolKernel, {.grid = {blocks}, .block = kPoolThreads},
+                device);
 }
 
 struct SelectArgs {
@@ -584,18 +583,14 @@ absl::Status SelectBlocks(const ExecutionContext& context, const SelectBlocksArg
                    UploadArray<SegmentPlan>(context, absl::MakeConstSpan(segments)));
   select.rows.segment_count = static_cast<int>(segments.size());
   const int64_t scores_per_block = select.tile_queries * select.score_pitch;
-  const int64_t grid =
+  const int64_t blocks =
       std::min({select.items, int64_t{kBlocksPerMultiprocessor} * context.cuda->multiprocessors(),
                 std::max<int64_t>(1, kScratchBytes / 4 / scores_per_block)});
-  select.scores = context.arena->Array<float>(grid * scores_per_block);
+  select.scores = context.arena->Array<float>(blocks * scores_per_block);
   return ForTileColumns(select.rows.head_dim, [&]<int kD>() -> absl::Status {
     const int bytes = SelectionMemory<kD>::Bytes(select);
-    RETURN_IF_CUDA_ERROR(
-        cudaFuncSetAttribute(SelectKernel<kD>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    SelectKernel<kD>
-        <<<static_cast<unsigned>(grid), kTileThreads, bytes, context.cuda->stream()>>>(select);
-    RETURN_IF_LAUNCH_FAILED("SelectKernel");
-    return absl::OkStatus();
+    return Launch(context, "SelectKernel", SelectKernel<kD>,
+                  {.grid = {blocks}, .block = kTileThreads, .shared_bytes = bytes}, select);
   });
 }
 

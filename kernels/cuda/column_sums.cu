@@ -1,8 +1,7 @@
 // A thread adds every 32nd partial of its column, in order; the 32 results of a column are added by
 // one thread, in order.
 #include "kernels/cuda/column_sums.h"
-#include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/vector.cuh"
 
 namespace salamander::cuda {
@@ -33,11 +32,9 @@ __global__ void __launch_bounds__(kWarp* kStrands)
 
 absl::Status AddColumnSums(const ExecutionContext& context, const float* partials, int64_t count,
                            int64_t width, float* sums) {
-  const auto blocks = static_cast<unsigned>(CeilDivide(width, kWarp));
-  ColumnSumsKernel<<<blocks, dim3(kWarp, kStrands), 0, context.cuda->stream()>>>(partials, count,
-                                                                                 width, sums);
-  RETURN_IF_LAUNCH_FAILED("ColumnSumsKernel");
-  return absl::OkStatus();
+  const int64_t blocks = CeilDivide(width, kWarp);
+  return Launch(context, "ColumnSumsKernel", ColumnSumsKernel,
+                {.grid = {blocks}, .block = dim3(kWarp, kStrands)}, partials, count, width, sums);
 }
 
 }  // namespace salamander::cuda

@@ -315,8 +315,16 @@ class Graphs : public CudnnAttention {
     ASSIGN_OR_RETURN(Plan* const plan, PlanFor(bucket));
     if (!bucket.is_whole) RETURN_IF_ERROR(AddTables(context, bucket, segments, pointers));
     void* const workspace = context.arena->Allocate(std::max<int64_t>(plan->workspace_bytes, 1));
-    RETURN_IF_FRONTEND_ERROR(plan->graph.execute(handle_, pointers, workspace), "running SDPA");
-    return absl::OkStatus();
+    std::vector<uint64_t> identity = {WordOf(plan), WordOf(workspace)};
+    for (int64_t uid = kQ; uid <= kStatisticsOffsets; ++uid) {
+      const auto found = pointers.find(uid);
+      identity.push_back(found == pointers.end() ? 0 : WordOf(found->second));
+    }
+    const auto enqueue = [&](cudaStream_t /*of handle_*/) -> absl::Status {
+      RETURN_IF_FRONTEND_ERROR(plan->graph.execute(handle_, pointers, workspace), "running SDPA");
+      return absl::OkStatus();
+    };
+    return context.cuda->Call({.name = "SDPA", .identity = identity, .enqueue = enqueue});
   }
 
   cudnnHandle_t handle_;

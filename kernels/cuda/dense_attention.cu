@@ -10,9 +10,9 @@
 #include "kernels/cuda/block_attention.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/cudnn_attention.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 #include "kernels/dense_attention.h"
 
 namespace salamander::cuda {
@@ -88,13 +88,10 @@ absl::Status AddRanges(const ExecutionContext& context, Segments segments, const
     longest = std::max(longest, ranges.back().count);
   }
   ASSIGN_OR_RETURN(const RowRange* const table, UploadArray(context, absl::MakeConstSpan(ranges)));
-  const dim3 grid(static_cast<unsigned>(CeilDivide(longest, kRowThreads)),
-                  static_cast<unsigned>(ranges.size()));
+  const Grid grid = {CeilDivide(longest, kRowThreads), static_cast<int64_t>(ranges.size())};
   const auto packed = [](const TensorView& view) { return static_cast<Packed*>(view.raw()); };
-  AddRangesKernel<<<grid, kRowThreads, 0, context.cuda->stream()>>>(
-      table, packed(dk), packed(args.dk), packed(dv), packed(args.dv));
-  RETURN_IF_LAUNCH_FAILED("AddRanges");
-  return absl::OkStatus();
+  return Launch(context, "AddRanges", AddRangesKernel, {.grid = grid, .block = kRowThreads}, table,
+                packed(dk), packed(args.dk), packed(dv), packed(args.dv));
 }
 
 }  // namespace

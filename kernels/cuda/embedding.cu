@@ -8,6 +8,7 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/status.h"
@@ -216,22 +217,30 @@ struct SortedTokens {
 // Both in the context's arena.
 absl::StatusOr<SortedTokens> SortTokens(const ExecutionContext& context, const TensorView& tokens,
                                         int64_t vocabulary) {
-  const cudaStream_t stream = context.cuda->stream();
   const int64_t rows = tokens.dim(0);
   auto* const keys = context.arena->Array<uint32_t>(rows);
   auto* const order = context.arena->Array<int32_t>(rows);
   auto* const sorted_keys = context.arena->Array<uint32_t>(rows);
   auto* const sorted_order = context.arena->Array<int32_t>(rows);
-  KeysKernel<<<static_cast<unsigned>(CeilDivide(rows, kThreads)), kThreads, 0, stream>>>(
-      tokens.data<int32_t>(), rows, vocabulary, keys, order, context.cuda->fault());
-  RETURN_IF_LAUNCH_FAILED("EmbeddingBackward");
+  RETURN_IF_ERROR(Launch(context, "EmbeddingBackward", KeysKernel,
+                         {.grid = {CeilDivide(rows, kThreads)}, .block = kThreads},
+                         tokens.data<int32_t>(), rows, vocabulary, keys, order,
+                         context.cuda->fault()));
   const int bits = std::bit_width(static_cast<uint64_t>(vocabulary));
   size_t bytes = 0;
-  RETURN_IF_CUDA_ERROR(cub::DeviceRadixSort::SortPairs(nullptr, bytes, keys, sorted_keys, order,
-                                                       sorted_order, rows, 0, bits, stream));
+  const auto sort = [&](void* scratch, cudaStream_t stream) -> absl::Status {
+    RETURN_IF_CUDA_ERROR(cub::DeviceRadixSort::SortPairs(scratch, bytes, keys, sorted_keys, order,
+                                                         sorted_order, rows, 0, bits, stream));
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(sort(nullptr, context.cuda->stream()));  // says how many bytes it wants
   void* const scratch = context.arena->Allocate(static_cast<int64_t>(bytes));
-  RETURN_IF_CUDA_ERROR(cub::DeviceRadixSort::SortPairs(scratch, bytes, keys, sorted_keys, order,
-                                                       sorted_order, rows, 0, bits, stream));
+  const uint64_t identity[] = {WordOf(keys), WordOf(scratch), static_cast<uint64_t>(rows),
+                               static_cast<uint64_t>(bits)};
+  RETURN_IF_ERROR(
+      context.cuda->Call({.name = "EmbeddingBackward's sort",
+                          .identity = identity,
+                          .enqueue = [&](cudaStream_t stream) { return sort(scratch, stream); }}));
   return SortedTokens{sorted_keys, sorted_order};
 }
 
@@ -250,11 +259,9 @@ absl::Status EmbeddingForward(const ExecutionContext& context, const EmbeddingFo
                      .threads_per_row = ThreadsPerRow(width),
                      .fault = context.cuda->fault()};
   device.is_aligned = width % kLanes == 0 && AreAligned({device.table, device.output});
-  const auto blocks =
-      static_cast<unsigned>(CeilDivide(device.rows, kRowThreads / device.threads_per_row));
-  ForwardKernel<<<blocks, kRowThreads, 0, context.cuda->stream()>>>(device);
-  RETURN_IF_LAUNCH_FAILED("EmbeddingForward");
-  return absl::OkStatus();
+  const int64_t blocks = CeilDivide(device.rows, kRowThreads / device.threads_per_row);
+  return Launch(context, "EmbeddingForward", ForwardKernel,
+                {.grid = {blocks}, .block = kRowThreads}, device);
 }
 
 absl::Status EmbeddingBackward(const ExecutionContext& context, const EmbeddingBackwardArgs& args) {
@@ -275,12 +282,11 @@ absl::Status EmbeddingBackward(const ExecutionContext& context, const EmbeddingB
                       .scale = static_cast<float>(args.scale)};
   device.is_aligned = width % kLanes == 0 && AreAligned({device.d_output, device.d_table});
   device.partials = context.arena->Array<float>(tiles * 2 * device.stride);
-  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(CeilDivide(width, kColumns)));
-  SumTilesKernel<<<grid, kThreads, 0, context.cuda->stream()>>>(device);
-  RETURN_IF_LAUNCH_FAILED("EmbeddingBackward");
-  CombineKernel<<<grid, kThreads, 0, context.cuda->stream()>>>(device);
-  RETURN_IF_LAUNCH_FAILED("EmbeddingBackward");
-  return absl::OkStatus();
+  const Grid grid = {tiles, CeilDivide(width, kColumns)};
+  RETURN_IF_ERROR(Launch(context, "EmbeddingBackward", SumTilesKernel,
+                         {.grid = grid, .block = kThreads}, device));
+  return Launch(context, "EmbeddingBackward", CombineKernel, {.grid = grid, .block = kThreads},
+                device);
 }
 
 }  // namespace salamander::cuda

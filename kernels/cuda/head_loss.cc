@@ -35,7 +35,7 @@ bool IsWanted(const HeadGradients& gradients) {
 absl::Status RunLogits(const ExecutionContext& context, const TensorView& hidden,
                        const TensorView& head, double scale, const TensorView& logits) {
   return context.cuda->products().Run(
-      {.a = hidden, .b = head, .transpose_b = true, .result = logits, .scale = scale});
+      context, {.a = hidden, .b = head, .transpose_b = true, .result = logits, .scale = scale});
 }
 
 // d_hidden = d_logits head and d_head += d_logits^T hidden, for a chunk from row `first` on.
@@ -45,14 +45,15 @@ absl::Status PropagateGradient(const ExecutionContext& context, const TensorView
   Products& products = context.cuda->products();
   if (!gradients.d_hidden.empty()) {
     RETURN_IF_ERROR(products.Run(
+        context,
         {.a = d_logits, .b = head, .result = gradients.d_hidden.Rows(first, d_logits.dim(0))}));
   }
   if (gradients.d_head.empty()) return absl::OkStatus();
-  return products.Run({.a = d_logits,
-                       .b = hidden,
-                       .transpose_a = true,
-                       .result = gradients.d_head,
-                       .accumulate = true});
+  return products.Run(context, {.a = d_logits,
+                                .b = hidden,
+                                .transpose_a = true,
+                                .result = gradients.d_head,
+                                .accumulate = true});
 }
 
 // Goes over the chunks of either loss. `run_loss(chunk's logits, rows)` takes it from the logits to

@@ -5,9 +5,9 @@
 #include <cstdint>
 
 #include "kernels/cuda/head_loss_rows.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 
 namespace salamander::cuda {
 namespace {
@@ -315,10 +315,8 @@ absl::Status CrossEntropyRows(const ExecutionContext& context, const TensorView&
                                     .row = RowOf(logits),
                                     .gradient_scale = rows.gradient_scale,
                                     .fault = context.cuda->fault()};
-  CrossEntropyKernel<<<static_cast<unsigned>(logits.dim(0)), kThreads, 0, context.cuda->stream()>>>(
-      args);
-  RETURN_IF_LAUNCH_FAILED("CrossEntropyRows");
-  return absl::OkStatus();
+  return Launch(context, "CrossEntropyRows", CrossEntropyKernel,
+                {.grid = {logits.dim(0)}, .block = kThreads}, args);
 }
 
 absl::Status DistillationRows(const ExecutionContext& context, const TensorView& student,
@@ -330,10 +328,8 @@ absl::Status DistillationRows(const ExecutionContext& context, const TensorView&
                                     .first_token = rows.first_token,
                                     .row = RowOf(student),
                                     .gradient_scale = rows.gradient_scale};
-  DistillationKernel<<<static_cast<unsigned>(student.dim(0)), kThreads, 0,
-                       context.cuda->stream()>>>(args);
-  RETURN_IF_LAUNCH_FAILED("DistillationRows");
-  return absl::OkStatus();
+  return Launch(context, "DistillationRows", DistillationKernel,
+                {.grid = {student.dim(0)}, .block = kThreads}, args);
 }
 
 absl::Status MaskRows(const ExecutionContext& context, const TensorView& rows, const float* weights,
@@ -341,19 +337,15 @@ absl::Status MaskRows(const ExecutionContext& context, const TensorView& rows, c
   const int64_t width = rows.dim(1);
   const BFloat16* const source = BFloat16Data(rows);
   BFloat16* const destination = BFloat16Data(masked);
-  MaskRowsKernel<<<static_cast<unsigned>(rows.dim(0)), kRowThreads, 0, context.cuda->stream()>>>(
-      source, weights, width, width % kLanes == 0 && AreAligned({source, destination}),
-      destination);
-  RETURN_IF_LAUNCH_FAILED("MaskRows");
-  return absl::OkStatus();
+  return Launch(context, "MaskRows", MaskRowsKernel, {.grid = {rows.dim(0)}, .block = kRowThreads},
+                source, weights, width, width % kLanes == 0 && AreAligned({source, destination}),
+                destination);
 }
 
 absl::Status AddLosses(const ExecutionContext& context, const double* losses,
                        const TensorView& weights, const TensorView& loss_sum) {
-  AddLossesKernel<<<1, kSumThreads, 0, context.cuda->stream()>>>(
-      losses, weights.data<float>(), weights.size(), loss_sum.data<double>());
-  RETURN_IF_LAUNCH_FAILED("AddLosses");
-  return absl::OkStatus();
+  return Launch(context, "AddLosses", AddLossesKernel, {.grid = {1}, .block = kSumThreads}, losses,
+                weights.data<float>(), weights.size(), loss_sum.data<double>());
 }
 
 }  // namespace salamander::cuda

@@ -3,8 +3,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/head_major.h"
-#include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/vector.cuh"
 
 namespace salamander::cuda {
@@ -31,12 +30,9 @@ __global__ void HeadMajorKernel(const float* token_major, int64_t tokens, int64_
 absl::Status CopyHeadMajor(const ExecutionContext& context, const TensorView& token_major,
                            const TensorView& head_major) {
   const int64_t tokens = token_major.dim(0), heads = token_major.row_size();
-  const dim3 grid(static_cast<unsigned>(CeilDivide(tokens, kWarp)),
-                  static_cast<unsigned>(CeilDivide(heads, kWarp)));
-  HeadMajorKernel<<<grid, dim3(kWarp, 8), 0, context.cuda->stream()>>>(
-      token_major.data<float>(), tokens, heads, head_major.data<float>());
-  RETURN_IF_LAUNCH_FAILED("HeadMajor");
-  return absl::OkStatus();
+  const Grid grid = {CeilDivide(tokens, kWarp), CeilDivide(heads, kWarp)};
+  return Launch(context, "HeadMajor", HeadMajorKernel, {.grid = grid, .block = dim3(kWarp, 8)},
+                token_major.data<float>(), tokens, heads, head_major.data<float>());
 }
 
 }  // namespace salamander::cuda

@@ -10,9 +10,8 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/column_sums.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
-#include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 #include "kernels/head_norm_rope.h"
 
 namespace salamander::cuda {
@@ -220,10 +219,8 @@ template <int kDirection>
 absl::Status LaunchForward(const ExecutionContext& context, const DeviceArgs& args) {
   const auto kernel =
       IsAligned(args) ? ForwardKernel<true, kDirection> : ForwardKernel<false, kDirection>;
-  const auto blocks = static_cast<unsigned>(CeilDivide(args.rows, kThreads / args.lanes));
-  kernel<<<blocks, kThreads, 0, context.cuda->stream()>>>(args);
-  RETURN_IF_LAUNCH_FAILED("HeadNormRope");
-  return absl::OkStatus();
+  const int64_t blocks = CeilDivide(args.rows, kThreads / args.lanes);
+  return Launch(context, "HeadNormRope", kernel, {.grid = {blocks}, .block = kThreads}, args);
 }
 
 }  // namespace
@@ -260,8 +257,8 @@ absl::Status HeadNormRopeBackward(const ExecutionContext& context,
   const int64_t blocks = CeilDivide(device.rows, device.rows_per_block);
   if (!args.d_weight.empty()) device.partials = context.arena->Array<float>(blocks * device.dim);
   const auto kernel = IsAligned(device) ? NormBackwardKernel<true> : NormBackwardKernel<false>;
-  kernel<<<static_cast<unsigned>(blocks), kThreads, 0, context.cuda->stream()>>>(device);
-  RETURN_IF_LAUNCH_FAILED("HeadNormRopeBackward");
+  RETURN_IF_ERROR(Launch(context, "HeadNormRopeBackward", kernel,
+                         {.grid = {blocks}, .block = kThreads}, device));
   if (args.d_weight.empty()) return absl::OkStatus();
   return AddColumnSums(context, device.partials, blocks, device.dim, args.d_weight.data<float>());
 }

@@ -2,10 +2,10 @@
 // leaves four partial sums, and a second kernel adds the blocks in order.
 #include <algorithm>
 
+#include "kernels/base/status_macros.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
-#include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 #include "kernels/layer_mse.h"
 
 namespace salamander::cuda {
@@ -113,12 +113,11 @@ absl::Status LayerMse(const ExecutionContext& context, const LayerMseArgs& args)
       device.width % kLanes == 0 && AreAligned({device.output, device.target, device.d_output});
   const int64_t blocks = CeilDivide(device.rows, device.rows_per_block);
   device.partials = context.arena->Array<double>(blocks * kSums);
-  LayerMseKernel<<<static_cast<unsigned>(blocks), kRowThreads, 0, context.cuda->stream()>>>(device);
-  RETURN_IF_LAUNCH_FAILED("LayerMse");
-  AddSumsKernel<<<1, kSums * kWarp, 0, context.cuda->stream()>>>(
-      device.partials, blocks, args.loss_sum.data<double>(), DataOrNull<double>(args.moments));
-  RETURN_IF_LAUNCH_FAILED("LayerMse");
-  return absl::OkStatus();
+  RETURN_IF_ERROR(Launch(context, "LayerMse", LayerMseKernel,
+                         {.grid = {blocks}, .block = kRowThreads}, device));
+  return Launch(context, "LayerMse", AddSumsKernel, {.grid = {1}, .block = kSums * kWarp},
+                device.partials, blocks, args.loss_sum.data<double>(),
+                DataOrNull<double>(args.moments));
 }
 
 }  // namespace salamander::cuda

@@ -4,10 +4,9 @@
 // segment. Layout and operands as in kernels/cuda/lightning_tile.cuh. The first kernel is bound by
 // reading keys and values: three chunks are in flight per block.
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/lightning_kernels.h"
 #include "kernels/cuda/lightning_tile.cuh"
-#include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 
 namespace salamander::cuda {
 namespace {
@@ -139,22 +138,18 @@ __global__ void __launch_bounds__(kScanThreads)
 
 template <int kDim>
 absl::Status LaunchStates(const ExecutionContext& context, const LightningStatesArgs& args) {
-  RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(
-      StatesKernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, Block<kDim>::kSharedBytes));
-  const dim3 grid(args.contributing_count * args.shape.heads, args.walk_count);
-  StatesKernel<kDim>
-      <<<grid, Block<kDim>::kThreads, Block<kDim>::kSharedBytes, context.cuda->stream()>>>(args);
-  RETURN_IF_LAUNCH_FAILED("StatesKernel");
-  return absl::OkStatus();
+  const Grid grid = {args.contributing_count * args.shape.heads, args.walk_count};
+  return Launch(
+      context, "StatesKernel", StatesKernel<kDim>,
+      {.grid = grid, .block = Block<kDim>::kThreads, .shared_bytes = Block<kDim>::kSharedBytes},
+      args);
 }
 
 absl::Status LaunchScan(const ExecutionContext& context, const LightningStatesArgs& args) {
   const int64_t quads = int64_t{args.shape.dim} * args.shape.dim / 4;
-  const dim3 grid(static_cast<unsigned>(CeilDivide(quads, kScanThreads)),
-                  args.chain_count * args.shape.heads, args.walk_count);
-  ScanKernel<<<grid, kScanThreads, 0, context.cuda->stream()>>>(args);
-  RETURN_IF_LAUNCH_FAILED("ScanKernel");
-  return absl::OkStatus();
+  const Grid grid = {CeilDivide(quads, kScanThreads), args.chain_count * args.shape.heads,
+                     args.walk_count};
+  return Launch(context, "ScanKernel", ScanKernel, {.grid = grid, .block = kScanThreads}, args);
 }
 
 }  // namespace

@@ -2,9 +2,8 @@
 //   S = l S + v k^T     o = scale S q     S [value dim, key dim],
 // which is the time of reading and writing the states once. A lane keeps four neighbouring elements
 // of each of its warp's rows: 16-byte accesses, all in flight at once.
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/lightning_kernels.h"
-#include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 #include "kernels/cuda/vector.cuh"
 
 namespace salamander::cuda {
@@ -90,9 +89,8 @@ absl::Status LaunchLightningSteps(const ExecutionContext& context, const Lightni
   if (args.step_count == 0) return absl::OkStatus();
   const int64_t blocks =
       int64_t{args.step_count} * args.shape.heads * CeilDivide(args.shape.dim, kRowsOfBlock);
-  StepKernel<<<static_cast<unsigned>(blocks), kWarps * kWarp, 0, context.cuda->stream()>>>(args);
-  RETURN_IF_LAUNCH_FAILED("StepKernel");
-  return absl::OkStatus();
+  return Launch(context, "StepKernel", StepKernel, {.grid = {blocks}, .block = kWarps * kWarp},
+                args);
 }
 
 }  // namespace salamander::cuda

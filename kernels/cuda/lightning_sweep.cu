@@ -9,10 +9,10 @@
 // leaves. The next chunk is on its way while one is worked on. Two blocks share a multiprocessor.
 #include "absl/strings/str_cat.h"
 
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/lightning_kernels.h"
 #include "kernels/cuda/lightning_tile.cuh"
 #include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 
 namespace salamander::cuda {
 namespace {
@@ -283,14 +283,9 @@ absl::Status Launch(const ExecutionContext& context, const LightningSweepArgs& a
                      " bytes of shared memory a block, this GPU has ", available,
                      "; use an A100 or newer data-centre GPU, or device: cpu"));
   }
-  RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(
-      SweepKernel<kDim, kTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, B::kSharedBytes));
   const int64_t blocks = int64_t{args.run_count} * args.shape.heads * args.product_count;
-  SweepKernel<kDim, kTiles>
-      <<<static_cast<unsigned>(blocks), B::kThreads, B::kSharedBytes, context.cuda->stream()>>>(
-          args);
-  RETURN_IF_LAUNCH_FAILED("SweepKernel");
-  return absl::OkStatus();
+  return Launch(context, "SweepKernel", SweepKernel<kDim, kTiles>,
+                {.grid = {blocks}, .block = B::kThreads, .shared_bytes = B::kSharedBytes}, args);
 }
 
 }  // namespace

@@ -3,9 +3,9 @@
 #include "absl/strings/str_cat.h"
 
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 #include "kernels/memory.h"
 
 namespace salamander::cuda {
@@ -63,27 +63,20 @@ absl::Status LaunchConvert(const ExecutionContext& context, const TensorView& so
   if (size == 0) return absl::OkStatus();
   const auto* const from = static_cast<const From*>(source.raw());
   auto* const to = static_cast<To*>(destination.raw());
-  const auto blocks = static_cast<unsigned>(CeilDivide(size, kThreads * kLanes));
-  ConvertKernel<<<blocks, kThreads, 0, context.cuda->stream()>>>(from, to, size,
-                                                                 AreAligned({from, to}));
-  RETURN_IF_LAUNCH_FAILED("Convert");
-  return absl::OkStatus();
+  const int64_t blocks = CeilDivide(size, kThreads * kLanes);
+  return Launch(context, "Convert", ConvertKernel<From, To>, {.grid = {blocks}, .block = kThreads},
+                from, to, size, AreAligned({from, to}));
 }
 
 }  // namespace
 
 absl::Status Zero(const ExecutionContext& context, const TensorView& tensor) {
-  RETURN_IF_CUDA_ERROR(cudaMemsetAsync(tensor.raw(), 0, static_cast<size_t>(tensor.bytes()),
-                                       context.cuda->stream()));
-  return absl::OkStatus();
+  return context.cuda->Fill(tensor.raw(), 0, tensor.bytes());
 }
 
 absl::Status Copy(const ExecutionContext& context, const TensorView& source,
                   const TensorView& destination) {
-  RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(destination.raw(), source.raw(),
-                                       static_cast<size_t>(source.bytes()),
-                                       cudaMemcpyDeviceToDevice, context.cuda->stream()));
-  return absl::OkStatus();
+  return context.cuda->Copy(source.raw(), destination.raw(), source.bytes());
 }
 
 absl::Status Convert(const ExecutionContext& context, const TensorView& source,
@@ -103,11 +96,11 @@ absl::Status Convert(const ExecutionContext& context, const TensorView& source,
 
 absl::Status CopyFromHost(const ExecutionContext& context, const void* host,
                           const TensorView& destination) {
-  return context.cuda->Upload(host, destination.bytes(), destination.raw());
+  return context.cuda->Upload(host, destination.raw(), destination.bytes());
 }
 
 absl::Status CopyToHost(const ExecutionContext& context, const TensorView& source, void* host) {
-  return context.cuda->Download(source.raw(), source.bytes(), host);
+  return context.cuda->Download(source.raw(), host, source.bytes());
 }
 
 }  // namespace salamander::cuda

@@ -10,9 +10,8 @@
 #include "absl/status/status.h"
 
 #include "kernels/base/execution_context.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
-#include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 
 namespace salamander::cuda {
 
@@ -88,11 +87,10 @@ absl::Status LaunchPointwise(const ExecutionContext& context,
     args.is_aligned &= AreAligned({args.outputs[i]});
   }
   if (args.size == 0) return absl::OkStatus();
-  const auto blocks =
-      static_cast<unsigned>(CeilDivide(args.size, kPointwiseThreads * kPointwiseVectors * kLanes));
-  PointwiseKernel<Formula><<<blocks, kPointwiseThreads, 0, context.cuda->stream()>>>(args);
-  RETURN_IF_LAUNCH_FAILED("PointwiseKernel");
-  return absl::OkStatus();
+  const int64_t blocks = CeilDivide(args.size, kPointwiseThreads * kPointwiseVectors * kLanes);
+  return Launch(context, "PointwiseKernel",
+                PointwiseKernel<Formula, static_cast<int>(kInputs), static_cast<int>(kOutputs)>,
+                {.grid = {blocks}, .block = kPointwiseThreads}, args);
 }
 
 // By the special function unit: right to a few ulp of fp32, far below bf16. Towards -infinity it

@@ -6,6 +6,8 @@
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/runtime.h"
 #include "kernels/cuda/status.h"
 
 namespace salamander::cuda {
@@ -47,15 +49,15 @@ struct Products::Plan {
   }
 };
 
-Products::Products(cudaStream_t stream, cublasLtHandle_t handle, void* workspace)
-    : stream_(stream), handle_(handle), workspace_(workspace) {}
+Products::Products(cublasLtHandle_t handle, void* workspace)
+    : handle_(handle), workspace_(workspace) {}
 
-absl::StatusOr<std::unique_ptr<Products>> Products::Create(cudaStream_t stream) {
+absl::StatusOr<std::unique_ptr<Products>> Products::Create() {
   cublasLtHandle_t handle = nullptr;
   RETURN_IF_CUBLAS_ERROR(cublasLtCreate(&handle));
   void* workspace = nullptr;
   RETURN_IF_CUDA_ERROR(cudaMalloc(&workspace, kWorkspaceBytes));
-  return std::unique_ptr<Products>(new Products(stream, handle, workspace));
+  return std::unique_ptr<Products>(new Products(handle, workspace));
 }
 
 Products::~Products() {
@@ -116,8 +118,12 @@ absl::StatusOr<const Products::Plan*> Products::PlanFor(const Key& key) {
   return plan.get();
 }
 
-absl::Status Products::Run(const Product& product) {
+absl::Status Products::Run(const ExecutionContext& context, const Product& product) {
   const TensorView& result = product.result;
+  if (result.size() == 0) return absl::OkStatus();
+  if (product.a.size() == 0) {  // a sum of nothing
+    return product.accumulate ? absl::OkStatus() : cuda::Zero(context, result);
+  }
   const int64_t m = result.dim(0);
   const int64_t n = result.row_size();
   const int64_t k = product.a.size() / m;
@@ -131,11 +137,16 @@ absl::Status Products::Run(const Product& product) {
                                               result.dtype(), product.accumulate, alignment}));
   const auto alpha = static_cast<float>(product.scale);
   const float beta = product.accumulate ? 1.0F : 0.0F;
-  RETURN_IF_CUBLAS_ERROR(cublasLtMatmul(handle_, plan->operation, &alpha, product.b.raw(),
-                                        plan->first, product.a.raw(), plan->second, &beta,
-                                        result.raw(), plan->result, result.raw(), plan->result,
-                                        &plan->algorithm, workspace_, kWorkspaceBytes, stream_));
-  return absl::OkStatus();
+  const uint64_t identity[] = {WordOf(plan), WordOf(product.a.raw()), WordOf(product.b.raw()),
+                               WordOf(result.raw()), std::bit_cast<uint32_t>(alpha)};
+  const auto enqueue = [&](cudaStream_t stream) -> absl::Status {
+    RETURN_IF_CUBLAS_ERROR(cublasLtMatmul(handle_, plan->operation, &alpha, product.b.raw(),
+                                          plan->first, product.a.raw(), plan->second, &beta,
+                                          result.raw(), plan->result, result.raw(), plan->result,
+                                          &plan->algorithm, workspace_, kWorkspaceBytes, stream));
+    return absl::OkStatus();
+  };
+  return context.cuda->Call({.name = "matrix product", .identity = identity, .enqueue = enqueue});
 }
 
 }  // namespace salamander::cuda

@@ -10,10 +10,10 @@
 #include <tuple>
 
 #include <cublasLt.h>
-#include <cuda_runtime.h>
 
 #include "absl/status/statusor.h"
 
+#include "kernels/base/execution_context.h"
 #include "kernels/base/tensor_view.h"
 
 namespace salamander::cuda {
@@ -31,23 +31,22 @@ struct Product {
 
 class Products {
  public:
-  static absl::StatusOr<std::unique_ptr<Products>> Create(cudaStream_t stream);
+  static absl::StatusOr<std::unique_ptr<Products>> Create();
   ~Products();
   Products(const Products&) = delete;
   Products& operator=(const Products&) = delete;
 
   // Enqueues the product. Deterministic: no sum is split.
-  absl::Status Run(const Product& product);
+  absl::Status Run(const ExecutionContext& context, const Product& product);
 
  private:
   // Everything the heuristic looks at: sizes, transposes, result type, accumulate, alignment.
   using Key = std::tuple<int64_t, int64_t, int64_t, bool, bool, DType, bool, uint32_t>;
   struct Plan;
 
-  Products(cudaStream_t stream, cublasLtHandle_t handle, void* workspace);
+  Products(cublasLtHandle_t handle, void* workspace);
   absl::StatusOr<const Plan*> PlanFor(const Key& key);
 
-  cudaStream_t stream_;
   cublasLtHandle_t handle_;
   void* workspace_;
   std::map<Key, std::unique_ptr<Plan>> plans_;

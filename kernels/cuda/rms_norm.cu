@@ -10,9 +10,8 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/column_sums.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
-#include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 #include "kernels/rms_norm.h"
 
 namespace salamander::cuda {
@@ -281,14 +280,13 @@ absl::Status RmsNormForward(const ExecutionContext& context, const RmsNormForwar
       AreAligned({device.residual, device.branch, device.weight, device.hidden, device.output});
   const bool is_narrow = width <= kForwardNarrow;
   const RowBlock block(width, is_narrow ? 1 : kMaxVectors);
-  const auto blocks = static_cast<unsigned>(CeilDivide(rows, block.rows));
+  const int64_t blocks = CeilDivide(rows, block.rows);
   const auto kernel =
       is_narrow
           ? (is_aligned ? ForwardKernel<1, true> : ForwardKernel<1, false>)
           : (is_aligned ? ForwardKernel<kMaxVectors, true> : ForwardKernel<kMaxVectors, false>);
-  kernel<<<blocks, block.dims(), 0, context.cuda->stream()>>>(device);
-  RETURN_IF_LAUNCH_FAILED("RmsNormForward");
-  return absl::OkStatus();
+  return Launch(context, "RmsNormForward", kernel, {.grid = {blocks}, .block = block.dims()},
+                device);
 }
 
 absl::Status RmsNormBackward(const ExecutionContext& context, const RmsNormBackwardArgs& args) {
@@ -313,9 +311,9 @@ absl::Status RmsNormBackward(const ExecutionContext& context, const RmsNormBackw
   device.rows_per_slice = RowsPerSlice(rows, int64_t{plan.block.threads} * plan.vectors * kLanes);
   device.slices = CeilDivide(rows, device.rows_per_slice);
   if (!args.d_weight.empty()) device.partials = context.arena->Array<float>(device.slices * width);
-  const auto blocks = static_cast<unsigned>(CeilDivide(device.slices, plan.block.rows));
-  plan.kernel<<<blocks, plan.block.dims(), 0, context.cuda->stream()>>>(device);
-  RETURN_IF_LAUNCH_FAILED("RmsNormBackward");
+  const int64_t blocks = CeilDivide(device.slices, plan.block.rows);
+  RETURN_IF_ERROR(Launch(context, "RmsNormBackward", plan.kernel,
+                         {.grid = {blocks}, .block = plan.block.dims()}, device));
   if (args.d_weight.empty()) return absl::OkStatus();
   return AddColumnSums(context, device.partials, device.slices, width, args.d_weight.data<float>());
 }

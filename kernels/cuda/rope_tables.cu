@@ -5,8 +5,8 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/block_list.cuh"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 #include "kernels/cuda/vector.cuh"
 #include "kernels/rope_tables.h"
 
@@ -79,9 +79,8 @@ absl::Status RopeTables(const ExecutionContext& context, const RopeTablesArgs& a
                           .factor = args.factor,
                           .cosines = args.cosines.data<float>(),
                           .sines = args.sines.data<float>()};
-  RopeTablesKernel<<<static_cast<unsigned>(blocks), kThreads, 0, context.cuda->stream()>>>(device);
-  RETURN_IF_LAUNCH_FAILED("RopeTables");
-  return absl::OkStatus();
+  return Launch(context, "RopeTables", RopeTablesKernel, {.grid = {blocks}, .block = kThreads},
+                device);
 }
 
 }  // namespace salamander::cuda

@@ -1,12 +1,10 @@
 #include "kernels/cuda/runtime.h"
 
-#include <algorithm>
-#include <cstring>
-
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/architectures.h"
 #include "kernels/cuda/cudnn_attention.h"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/status.h"
@@ -14,8 +12,6 @@
 namespace salamander::cuda {
 namespace {
 
-constexpr int64_t kStagingHalfBytes = int64_t{4} << 20;
-constexpr int64_t kStagingAlignment = 16;
 constexpr int kLeastMajor = 8;  // bf16 tensor cores and cp.async
 
 absl::Status CheckDevice(const cudaDeviceProp& properties) {
@@ -38,63 +34,15 @@ absl::Status CheckDriver() {
 }
 
 absl::Status StatusOf(const Fault& fault) {
-  switch (static_cast<FaultKind>(fault.kind)) {
-    case FaultKind::kNone:
-      return absl::OkStatus();
-    case FaultKind::kTokenOutsideVocabulary:
-      return absl::InvalidArgumentError(absl::StrCat("token ", fault.value, " in row ", fault.row,
-                                                     " lies outside the vocabulary of ",
-                                                     fault.bound));
-    case FaultKind::kTargetOutsideVocabulary:
-      return absl::InvalidArgumentError(absl::StrCat("target ", fault.value, " in row ", fault.row,
-                                                     " lies outside the vocabulary of ",
-                                                     fault.bound));
-  }
-  return absl::InternalError(absl::StrCat("unknown fault ", fault.kind));
+  const bool is_target = static_cast<FaultKind>(fault.kind) == FaultKind::kTargetOutsideVocabulary;
+  const int rank = GetLogPosition().rank;
+  return absl::InvalidArgumentError(absl::StrCat(
+      rank < 0 ? "" : absl::StrCat("rank ", rank, ": "), is_target ? "target " : "token ",
+      fault.value, " in row ", fault.row, " lies outside the vocabulary of ", fault.bound,
+      "; the data was made with another tokenizer than the model's"));
 }
 
 }  // namespace
-
-absl::StatusOr<std::unique_ptr<StagingRing>> StagingRing::Create(cudaStream_t stream) {
-  void* memory = nullptr;
-  RETURN_IF_CUDA_ERROR(cudaMallocHost(&memory, kHalves * kStagingHalfBytes));
-  cudaEvent_t events[kHalves] = {};
-  for (cudaEvent_t& event : events) {
-    RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-  }
-  return std::unique_ptr<StagingRing>(
-      new StagingRing(stream, static_cast<char*>(memory), events[0], events[1]));
-}
-
-StagingRing::~StagingRing() {
-  for (cudaEvent_t event : done_) cudaEventDestroy(event);
-  cudaFreeHost(memory_);
-}
-
-absl::Status StagingRing::Upload(const void* source, int64_t bytes, void* destination) {
-  const auto* from = static_cast<const char*>(source);
-  auto* to = static_cast<char*>(destination);
-  for (int64_t begin = 0; begin < bytes; begin += kStagingHalfBytes) {
-    const int64_t piece = std::min(kStagingHalfBytes, bytes - begin);
-    RETURN_IF_ERROR(UploadPiece(from + begin, piece, to + begin));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status StagingRing::UploadPiece(const char* source, int64_t bytes, char* destination) {
-  if (used_ + bytes > kStagingHalfBytes) {
-    RETURN_IF_CUDA_ERROR(cudaEventRecord(done_[half_], stream_));
-    half_ = (half_ + 1) % kHalves;
-    used_ = 0;
-    RETURN_IF_CUDA_ERROR(cudaEventSynchronize(done_[half_]));
-  }
-  char* const staged = memory_ + half_ * kStagingHalfBytes + used_;
-  std::memcpy(staged, source, static_cast<size_t>(bytes));
-  used_ += (bytes + kStagingAlignment - 1) / kStagingAlignment * kStagingAlignment;
-  RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(destination, staged, static_cast<size_t>(bytes),
-                                       cudaMemcpyHostToDevice, stream_));
-  return absl::OkStatus();
-}
 
 Runtime::Runtime(const cudaDeviceProp& properties) : properties_(properties) {}
 
@@ -104,10 +52,12 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(int index) {
   RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, index));
   RETURN_IF_ERROR(CheckDevice(properties));
   RETURN_IF_CUDA_ERROR(cudaSetDevice(index));
+  RETURN_IF_ERROR(CheckArchitecture(properties));
   std::unique_ptr<Runtime> runtime(new Runtime(properties));
   RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&runtime->stream_, cudaStreamNonBlocking));
-  ASSIGN_OR_RETURN(runtime->staging_, StagingRing::Create(runtime->stream_));
-  ASSIGN_OR_RETURN(runtime->products_, Products::Create(runtime->stream_));
+  ASSIGN_OR_RETURN(runtime->stream_queue_, StreamQueue::Create(runtime->stream_));
+  runtime->queue_ = runtime->stream_queue_.get();
+  ASSIGN_OR_RETURN(runtime->products_, Products::Create());
   RETURN_IF_CUDA_ERROR(cudaMalloc(&runtime->fault_, sizeof(Fault)));
   RETURN_IF_CUDA_ERROR(cudaMallocHost(&runtime->seen_fault_, sizeof(Fault)));
   RETURN_IF_CUDA_ERROR(cudaMemsetAsync(runtime->fault_, 0, sizeof(Fault), runtime->stream_));
@@ -118,7 +68,7 @@ Runtime::~Runtime() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   cudnn_attention_.reset();
   products_.reset();
-  staging_.reset();
+  stream_queue_.reset();
   cudaFree(fault_);
   cudaFreeHost(seen_fault_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
@@ -130,13 +80,61 @@ CudnnAttention* Runtime::cudnn_attention() {
   return cudnn_attention_.get();
 }
 
-absl::Status Runtime::Download(const void* source, int64_t bytes, void* destination) {
-  RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(destination, source, static_cast<size_t>(bytes),
-                                       cudaMemcpyDeviceToHost, stream_));
+absl::Status Runtime::CheckGrid(const KernelLaunch& launch) const {
+  const Grid& grid = launch.grid;
+  const int* const most = properties_.maxGridSize;
+  if (grid.x <= most[0] && grid.y <= most[1] && grid.z <= most[2]) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat(launch.name, ": a grid of ", grid.x, " x ", grid.y,
+                                               " x ", grid.z, " blocks, ", properties_.name,
+                                               " takes ", most[0], " x ", most[1], " x ", most[2],
+                                               "; use a shorter stream"));
+}
+
+// Beyond what every kernel may take, a kernel is allowed more when it first asks.
+absl::Status Runtime::AllowSharedMemory(const KernelLaunch& launch) {
+  if (launch.shared_bytes <= static_cast<int64_t>(properties_.sharedMemPerBlock))
+    return absl::OkStatus();
+  const auto most = static_cast<int64_t>(properties_.sharedMemPerBlockOptin);
+  if (launch.shared_bytes > most) {
+    return absl::UnimplementedError(absl::StrCat(
+        launch.name, ": needs ", launch.shared_bytes, " bytes of shared memory a block, ",
+        properties_.name, " has ", most, "; use a model with a smaller head dim, or device: cpu"));
+  }
+  int64_t& allowed = allowed_shared_bytes_[launch.kernel];
+  if (launch.shared_bytes <= allowed) return absl::OkStatus();
+  RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(launch.kernel,
+                                            cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                            static_cast<int>(launch.shared_bytes)));
+  allowed = launch.shared_bytes;
+  return absl::OkStatus();
+}
+
+absl::Status Runtime::Launch(const KernelLaunch& launch) {
+  if (launch.grid.x == 0 || launch.grid.y == 0 || launch.grid.z == 0) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckGrid(launch));
+  RETURN_IF_ERROR(AllowSharedMemory(launch));
+  return queue_->Launch(launch);
+}
+
+absl::Status Runtime::Fill(void* destination, int byte, int64_t bytes) {
+  return bytes == 0 ? absl::OkStatus() : queue_->Fill(destination, byte, bytes);
+}
+
+absl::Status Runtime::Copy(const void* source, void* destination, int64_t bytes) {
+  return bytes == 0 ? absl::OkStatus() : queue_->Copy(source, destination, bytes);
+}
+
+absl::Status Runtime::Upload(const void* host, void* destination, int64_t bytes) {
+  return bytes == 0 ? absl::OkStatus() : queue_->Upload(host, destination, bytes);
+}
+
+absl::Status Runtime::Download(const void* source, void* host, int64_t bytes) {
+  if (bytes > 0) RETURN_IF_ERROR(queue_->Download(source, host, bytes));
   return Wait();
 }
 
 absl::Status Runtime::Wait() {
+  if (queue_ != stream_queue_.get()) return absl::OkStatus();
   RETURN_IF_CUDA_ERROR(
       cudaMemcpyAsync(seen_fault_, fault_, sizeof(Fault), cudaMemcpyDeviceToHost, stream_));
   RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));

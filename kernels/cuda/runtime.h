@@ -1,11 +1,11 @@
-// What an open CUDA device holds for the ops: the stream they enqueue on, library handles, a ring
-// of pinned memory through which small tables reach the device without waiting, and the record of
-// the first fault that a kernel met.
+// What an open CUDA device holds for the ops: the queue that takes their work, its stream, library
+// handles, and the record of the first fault that a kernel met.
 #ifndef KERNELS_CUDA_RUNTIME_H_
 #define KERNELS_CUDA_RUNTIME_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 
 #include <cuda_runtime.h>
@@ -16,36 +16,13 @@
 #include "kernels/base/execution_context.h"
 #include "kernels/base/segments.h"
 #include "kernels/cuda/fault.h"
+#include "kernels/cuda/queue.h"
+#include "kernels/cuda/stream_queue.h"
 
 namespace salamander::cuda {
 
 class CudnnAttention;  // kernels/cuda/cudnn_attention.h: dense attention by cuDNN
 class Products;        // kernels/cuda/products.h: matrix products by cuBLASLt
-
-// Host memory that copies to the device run from, handed out in turn. A piece may be written again
-// once the copies from it are done, which half a ring later they nearly always are.
-class StagingRing {
- public:
-  static absl::StatusOr<std::unique_ptr<StagingRing>> Create(cudaStream_t stream);
-  ~StagingRing();
-  StagingRing(const StagingRing&) = delete;
-  StagingRing& operator=(const StagingRing&) = delete;
-
-  // Enqueues the copy of `bytes` host bytes to the device; the host memory is free on return.
-  absl::Status Upload(const void* source, int64_t bytes, void* destination);
-
- private:
-  static constexpr int kHalves = 2;
-  StagingRing(cudaStream_t stream, char* memory, cudaEvent_t first, cudaEvent_t second)
-      : stream_(stream), memory_(memory), done_{first, second} {}
-  absl::Status UploadPiece(const char* source, int64_t bytes, char* destination);
-
-  cudaStream_t stream_;
-  char* memory_;
-  cudaEvent_t done_[kHalves];  // the copies from each half
-  int half_ = 0;
-  int64_t used_ = 0;  // bytes of the current half
-};
 
 class Runtime {
  public:
@@ -63,22 +40,46 @@ class Runtime {
   CudnnAttention* cudnn_attention();       // opened when first asked for; null where there is none
   Fault* fault() const { return fault_; }  // device memory, for kernels
 
-  absl::Status Upload(const void* source, int64_t bytes, void* destination) {
-    return staging_->Upload(source, bytes, destination);
-  }
+  // Hands the work to the queue, as its namesakes there. Launch refuses what the device cannot run;
+  // a grid of no blocks and a move of no bytes are nothing to do.
+  absl::Status Launch(const KernelLaunch& launch);
+  absl::Status Call(const LibraryCall& call) { return queue_->Call(call); }
+  absl::Status Fill(void* destination, int byte, int64_t bytes);
+  absl::Status Copy(const void* source, void* destination, int64_t bytes);
+  absl::Status Upload(const void* host, void* destination, int64_t bytes);
 
-  // Enqueues the copy, then waits for the stream.
-  absl::Status Download(const void* source, int64_t bytes, void* destination);
+  // `host` holds the bytes on return: waits for the stream.
+  absl::Status Download(const void* source, void* host, int64_t bytes);
 
-  // Waits for the stream; the first fault since the last wait becomes the status.
+  // Waits for the stream; the first fault since the last wait becomes the status. Where work goes
+  // elsewhere there is nothing to wait for.
   absl::Status Wait();
+
+  // From construction to destruction work goes to `queue`.
+  class Redirection {
+   public:
+    Redirection(Runtime& runtime, Queue& queue) : runtime_(runtime), before_(runtime.queue_) {
+      runtime_.queue_ = &queue;
+    }
+    ~Redirection() { runtime_.queue_ = before_; }
+    Redirection(const Redirection&) = delete;
+    Redirection& operator=(const Redirection&) = delete;
+
+   private:
+    Runtime& runtime_;
+    Queue* before_;
+  };
 
  private:
   explicit Runtime(const cudaDeviceProp& properties);
+  absl::Status CheckGrid(const KernelLaunch& launch) const;
+  absl::Status AllowSharedMemory(const KernelLaunch& launch);
 
   cudaDeviceProp properties_;
   cudaStream_t stream_ = nullptr;
-  std::unique_ptr<StagingRing> staging_;
+  std::unique_ptr<StreamQueue> stream_queue_;
+  Queue* queue_ = nullptr;
+  std::map<const void*, int64_t> allowed_shared_bytes_;  // of kernels that were allowed more
   std::unique_ptr<Products> products_;
   std::unique_ptr<CudnnAttention> cudnn_attention_;
   bool has_looked_for_cudnn_ = false;
@@ -93,7 +94,7 @@ absl::StatusOr<const Value*> UploadArray(const ExecutionContext& context,
   const auto count = static_cast<int64_t>(values.size());
   auto* const copy = context.arena->Array<Value>(count > 0 ? count : 1);
   const absl::Status status =
-      context.cuda->Upload(values.data(), count * static_cast<int64_t>(sizeof(Value)), copy);
+      context.cuda->Upload(values.data(), copy, count * static_cast<int64_t>(sizeof(Value)));
   if (!status.ok()) return status;
   return copy;
 }

@@ -5,6 +5,8 @@
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/graph_replay.h"
+#include "kernels/cuda/planning_queue.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/status.h"
 
@@ -47,6 +49,13 @@ class Session : public DeviceSession {
   }
 
   absl::StatusOr<Arena> Reserve(int64_t bytes) override {
+    ASSIGN_OR_RETURN(Arena arena, ReserveScratch(bytes));
+    RETURN_IF_CUDA_ERROR(
+        cudaMemsetAsync(arena.Allocate(0), 0, static_cast<size_t>(bytes), runtime_->stream()));
+    return arena;
+  }
+
+  absl::StatusOr<Arena> ReserveScratch(int64_t bytes) override {
     void* base = nullptr;
     if (cudaMalloc(&base, static_cast<size_t>(bytes)) == cudaErrorMemoryAllocation) {
       cudaGetLastError();  // a refused allocation leaves the device as it was
@@ -57,9 +66,7 @@ class Session : public DeviceSession {
                        "recomputation"));
     }
     RETURN_IF_CUDA_ERROR(cudaGetLastError());
-    Arena arena = Arena::Adopt(base, bytes, Free);
-    RETURN_IF_CUDA_ERROR(cudaMemsetAsync(base, 0, static_cast<size_t>(bytes), runtime_->stream()));
-    return arena;
+    return Arena::Adopt(base, bytes, Free);
   }
 
   absl::StatusOr<int64_t> FreeBytes() override {
@@ -70,6 +77,12 @@ class Session : public DeviceSession {
   }
 
   absl::Status Wait() override { return runtime_->Wait(); }
+  std::unique_ptr<Replay> NewReplay() override { return std::make_unique<GraphReplay>(*runtime_); }
+  absl::Status Plan(const std::function<absl::Status()>& enqueue) override {
+    PlanningQueue nowhere;
+    const Runtime::Redirection redirection(*runtime_, nowhere);
+    return enqueue();
+  }
   absl::StatusOr<std::vector<double>> Time(const std::function<absl::Status()>& enqueue,
                                            int repetitions) override;
 

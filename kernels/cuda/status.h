@@ -30,13 +30,4 @@ absl::Status CublasFailure(cublasStatus_t status, const char* call, const char* 
     }                                                                                         \
   } while (false)
 
-// After a launch: a bad configuration shows here, a fault inside the kernel at the next wait.
-#define RETURN_IF_LAUNCH_FAILED(kernel)                                                     \
-  do {                                                                                      \
-    if (const cudaError_t launch_error = cudaGetLastError(); launch_error != cudaSuccess) { \
-      return ::salamander::cuda::CudaFailure(launch_error, "launch of " kernel, __FILE__,   \
-                                             __LINE__);                                     \
-    }                                                                                       \
-  } while (false)
-
 #endif  // KERNELS_CUDA_STATUS_H_

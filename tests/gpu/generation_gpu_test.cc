@@ -150,11 +150,10 @@ TEST_P(GenerationGpuTest, GreedyTakesALargestLogitUpToRounding) {
   options.prefill_tokens = 23;
   GpuContext gpu(kTensorBytes, kScratchBytes);
   const PlacedModel model(weights, On(gpu));
+  const Generator generator{gpu.session(), gpu, model.transformer()};
   const auto generate = [&] {
-    DecodeCache cache =
-        OrDie(CacheFor(model.transformer(), prompts, options, model.place().session));
     return OrDie(
-        Generate(model.place().execution, model.transformer(), std::move(cache), prompts, options));
+        Generate(generator, OrDie(CacheFor(generator, prompts, options)), prompts, options));
   };
   const std::vector<Generated> generated = generate(), again = generate();
   for (size_t slot = 0; slot < prompts.size(); ++slot) {
@@ -188,8 +187,8 @@ TEST(GenerateGpuTest, ForeignTokensOfAPromptAreRefused) {
   GpuContext gpu(kTensorBytes, kScratchBytes);
   const PlacedModel model(ExactWeights(SmallHybridConfig(2, {0}, 32), 43), On(gpu));
   const Prompts prompts = {{1, 2, 100}};
-  DecodeCache cache = OrDie(CacheFor(model.transformer(), prompts, {}, gpu.session()));
-  const auto generated = Generate(gpu, model.transformer(), std::move(cache), prompts, {});
+  const Generator generator{gpu.session(), gpu, model.transformer()};
+  const auto generated = Generate(generator, OrDie(CacheFor(generator, prompts, {})), prompts, {});
   EXPECT_THAT(std::string(generated.status().message()),
               HasSubstr("token 100 in row 2 lies outside the vocabulary of 100"));
 }

@@ -5,6 +5,7 @@
 #define TESTS_TRAINER_FAKE_DEVICE_H_
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,10 @@ class FakeDevice : public DeviceSession {
   }
   absl::StatusOr<int64_t> FreeBytes() override { return free_bytes_; }
   absl::Status Wait() override { return absl::OkStatus(); }
+  std::unique_ptr<Replay> NewReplay() override { return nullptr; }
+  absl::Status Plan(const std::function<absl::Status()>&) override {
+    return absl::UnimplementedError("a fake device plans nothing");
+  }
   absl::StatusOr<std::vector<double>> Time(const std::function<absl::Status()>&, int) override {
     return absl::UnimplementedError("a fake device has no clock");
   }

@@ -84,8 +84,9 @@ GenerateOptions InPieces(int64_t prefill_tokens, int64_t max_new_tokens) {
 absl::StatusOr<std::vector<Generated>> GenerateOn(const ExecutionContext& execution,
                                                   const Transformer& model, const Prompts& prompts,
                                                   const GenerateOptions& options) {
-  ASSIGN_OR_RETURN(DecodeCache cache, CacheFor(model, prompts, options, CpuSession()));
-  return Generate(execution, model, std::move(cache), prompts, options);
+  const Generator generator{CpuSession(), execution, model};
+  ASSIGN_OR_RETURN(DecodeCache cache, CacheFor(generator, prompts, options));
+  return Generate(generator, std::move(cache), prompts, options);
 }
 
 class GenerateTest : public testing::TestWithParam<Case> {

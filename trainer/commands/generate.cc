@@ -46,11 +46,11 @@ absl::Status Generate(const GenerateCommand& command) {
   ASSIGN_OR_RETURN(const DeviceModel model,
                    DeviceModel::Taking(std::move(loaded.weights), workspace));
   const Prompts prompts = {tokens};
-  ASSIGN_OR_RETURN(DecodeCache cache, CacheFor(model.transformer(), prompts, options, *session));
+  const Generator generator{*session, workspace.execution(), model.transformer()};
+  ASSIGN_OR_RETURN(DecodeCache cache, CacheFor(generator, prompts, options));
   RETURN_IF_ERROR(workspace.ReserveArena(*alone));
-  ASSIGN_OR_RETURN(
-      const std::vector<Generated> generated,
-      Generate(workspace.execution(), model.transformer(), std::move(cache), prompts, options));
+  ASSIGN_OR_RETURN(const std::vector<Generated> generated,
+                   Generate(generator, std::move(cache), prompts, options));
   ASSIGN_OR_RETURN(const std::string text, tokenizer->Decode(generated.front().tokens));
   std::cout << prompt << text << "\n";
   return absl::OkStatus();

@@ -1,6 +1,7 @@
 #include "trainer/generate/generator.h"
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -30,54 +31,69 @@ int64_t FirstPiece(const ModelConfig& config, int64_t prompt_length, int64_t pre
 
 class Generation {
  public:
-  Generation(const ExecutionContext& execution, const Transformer& model,
-             const GenerateOptions& options, DecodeCache cache)
-      : execution_(execution), model_(model), options_(options), cache_(std::move(cache)) {}
+  Generation(const Generator& generator, const GenerateOptions& options, DecodeCache cache)
+      : execution_(generator.execution),
+        model_(generator.model),
+        options_(options),
+        cache_(std::move(cache)),
+        step_(generator.session.NewReplay()) {}
 
   absl::Status Prefill(int64_t slot, const std::vector<int32_t>& prompt);
   absl::Status Run();
   std::vector<Generated> TakeResults() { return std::move(results_); }
 
  private:
-  // One call of the model; the last row of each segment becomes its sequence's next token.
-  absl::Status Forward(const std::vector<int32_t>& tokens, const std::vector<int64_t>& slots,
-                       const std::vector<Segment>& segments, bool choose);
+  // Sequences that go through the model together, and the rows that each has in the call.
+  struct Call {
+    std::vector<int32_t> tokens;
+    std::vector<int64_t> slots;
+    std::vector<Segment> segments;
+  };
+
+  // Final hidden states [T, C] of the call's tokens, in the arena.
+  absl::StatusOr<TensorView> Forward(const Call& call);
+  // Of `rows` [S, C]: those of the head, [S, V], in the arena.
+  absl::StatusOr<TensorView> Logits(const TensorView& rows);
+  // The call's sequences take the tokens that row s of the logits gives the s-th of them.
+  absl::Status ChooseAll(const Call& call, const TensorView& logits);
   void Choose(int64_t slot, absl::Span<const float> logits);
+  absl::Status Step(const Call& call);
 
   const ExecutionContext& execution_;
   const Transformer& model_;
   const GenerateOptions& options_;
   DecodeCache cache_;
+  std::unique_ptr<Replay> step_;
   std::vector<Generated> results_ = std::vector<Generated>(static_cast<size_t>(cache_.slots()));
 };
 
-absl::Status Generation::Forward(const std::vector<int32_t>& tokens,
-                                 const std::vector<int64_t>& slots,
-                                 const std::vector<Segment>& segments, bool choose) {
-  Arena& arena = *execution_.arena;
-  const ArenaScope scope(arena);
-  ASSIGN_OR_RETURN(const TensorView on_device, FromHost<int32_t>(execution_, tokens));
-  ASSIGN_OR_RETURN(const TensorView hidden, model_.Forward({.execution = &execution_,
-                                                            .tokens = on_device,
-                                                            .segments = segments,
-                                                            .cache = &cache_,
-                                                            .use_candidate = {},
-                                                            .tap = {}},
-                                                           nullptr));
-  for (size_t index = 0; index < slots.size(); ++index) {
-    cache_.Advance(slots[index], segments[index].query_count);
-    if (!choose) continue;
-    const ArenaScope logits_scope(arena);
-    const TensorView logits =
-        arena.Tensor(StatisticsType(hidden.dtype()), {1, model_.config().vocabulary});
-    const int64_t last = segments[index].query_begin + segments[index].query_count - 1;
-    RETURN_IF_ERROR(HeadLogits(execution_, {.hidden = hidden.Rows(last, 1),
-                                            .head = model_.weights().head,
-                                            .logit_scale = model_.config().logit_scale,
-                                            .logits = logits}));
-    std::vector<float> on_host(static_cast<size_t>(logits.size()));
-    RETURN_IF_ERROR(CopyToHost(execution_, logits, on_host.data()));
-    Choose(slots[index], on_host);
+absl::StatusOr<TensorView> Generation::Forward(const Call& call) {
+  ASSIGN_OR_RETURN(const TensorView tokens, FromHost<int32_t>(execution_, call.tokens));
+  return model_.Forward({.execution = &execution_,
+                         .tokens = tokens,
+                         .segments = call.segments,
+                         .cache = &cache_,
+                         .use_candidate = {},
+                         .tap = {}},
+                        nullptr);
+}
+
+absl::StatusOr<TensorView> Generation::Logits(const TensorView& rows) {
+  const TensorView logits = execution_.arena->Tensor(StatisticsType(rows.dtype()),
+                                                     {rows.dim(0), model_.config().vocabulary});
+  RETURN_IF_ERROR(HeadLogits(execution_, {.hidden = rows,
+                                          .head = model_.weights().head,
+                                          .logit_scale = model_.config().logit_scale,
+                                          .logits = logits}));
+  return logits;
+}
+
+absl::Status Generation::ChooseAll(const Call& call, const TensorView& logits) {
+  std::vector<float> on_host(static_cast<size_t>(logits.size()));
+  RETURN_IF_ERROR(CopyToHost(execution_, logits, on_host.data()));
+  const auto vocabulary = static_cast<size_t>(logits.row_size());
+  for (size_t index = 0; index < call.slots.size(); ++index) {
+    Choose(call.slots[index], absl::MakeConstSpan(on_host).subspan(index * vocabulary, vocabulary));
   }
   return absl::OkStatus();
 }
@@ -100,31 +116,49 @@ absl::Status Generation::Prefill(int64_t slot, const std::vector<int32_t>& promp
   const auto length = static_cast<int64_t>(prompt.size());
   int64_t count = FirstPiece(model_.config(), length, options_.prefill_tokens);
   for (int64_t begin = 0; begin < length; begin += count) {
+    const ArenaScope scope(*execution_.arena);
     if (begin > 0) count = std::min(options_.prefill_tokens, length - begin);
     ASSIGN_OR_RETURN(const Segment segment, cache_.NextSegment(slot, 0, count));
-    RETURN_IF_ERROR(Forward({prompt.begin() + begin, prompt.begin() + begin + count}, {slot},
-                            {segment}, begin + count == length));
+    const Call call{{prompt.begin() + begin, prompt.begin() + begin + count}, {slot}, {segment}};
+    ASSIGN_OR_RETURN(const TensorView hidden, Forward(call));
+    cache_.Advance(slot, count);
+    if (begin + count < length) continue;
+    ASSIGN_OR_RETURN(const TensorView logits, Logits(hidden.Rows(count - 1, 1)));
+    RETURN_IF_ERROR(ChooseAll(call, logits));
   }
   return absl::OkStatus();
 }
 
+// One token of each sequence: the same ops every time, in the same places of the arena.
+absl::Status Generation::Step(const Call& call) {
+  const ArenaScope scope(*execution_.arena);
+  const int64_t mark = execution_.arena->used_bytes();
+  TensorView logits;
+  RETURN_IF_ERROR(step_->Run([&]() -> absl::Status {
+    execution_.arena->RewindTo(mark);
+    ASSIGN_OR_RETURN(const TensorView hidden, Forward(call));
+    ASSIGN_OR_RETURN(logits, Logits(hidden));
+    return absl::OkStatus();
+  }));
+  for (const int64_t slot : call.slots) cache_.Advance(slot, 1);
+  return ChooseAll(call, logits);
+}
+
 absl::Status Generation::Run() {
   while (true) {
-    std::vector<int32_t> tokens;
-    std::vector<int64_t> slots;
-    std::vector<Segment> segments;
+    Call call;
     for (int64_t slot = 0; slot < cache_.slots(); ++slot) {
       const Generated& result = results_[static_cast<size_t>(slot)];
       if (result.stopped || static_cast<int64_t>(result.tokens.size()) >= options_.max_new_tokens)
         continue;
       ASSIGN_OR_RETURN(const Segment segment,
-                       cache_.NextSegment(slot, static_cast<int64_t>(slots.size()), 1));
-      tokens.push_back(result.tokens.back());
-      slots.push_back(slot);
-      segments.push_back(segment);
+                       cache_.NextSegment(slot, static_cast<int64_t>(call.slots.size()), 1));
+      call.tokens.push_back(result.tokens.back());
+      call.slots.push_back(slot);
+      call.segments.push_back(segment);
     }
-    if (slots.empty()) return absl::OkStatus();
-    RETURN_IF_ERROR(Forward(tokens, slots, segments, true));
+    if (call.slots.empty()) return absl::OkStatus();
+    RETURN_IF_ERROR(Step(call));
   }
 }
 
@@ -135,22 +169,22 @@ absl::Status CheckOptions(const GenerateOptions& options) {
 
 }  // namespace
 
-absl::StatusOr<DecodeCache> CacheFor(const Transformer& model, const Prompts& prompts,
-                                     const GenerateOptions& options, DeviceSession& session) {
+absl::StatusOr<DecodeCache> CacheFor(const Generator& generator, const Prompts& prompts,
+                                     const GenerateOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
   size_t longest = 0;
   for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
-  return DecodeCache::Create(model.config(), model.weights().embedding.dtype(),
-                             static_cast<int64_t>(prompts.size()),
-                             static_cast<int64_t>(longest) + options.max_new_tokens, session);
+  const Transformer& model = generator.model;
+  return DecodeCache::Create(
+      model.config(), model.weights().embedding.dtype(), static_cast<int64_t>(prompts.size()),
+      static_cast<int64_t>(longest) + options.max_new_tokens, generator.session);
 }
 
-absl::StatusOr<std::vector<Generated>> Generate(const ExecutionContext& execution,
-                                                const Transformer& model, DecodeCache cache,
+absl::StatusOr<std::vector<Generated>> Generate(const Generator& generator, DecodeCache cache,
                                                 const Prompts& prompts,
                                                 const GenerateOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
-  Generation generation(execution, model, options, std::move(cache));
+  Generation generation(generator, options, std::move(cache));
   for (size_t slot = 0; slot < prompts.size(); ++slot) {
     RETURN_IF_ERROR(generation.Prefill(static_cast<int64_t>(slot), prompts[slot]));
   }

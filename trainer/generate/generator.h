@@ -36,14 +36,20 @@ struct Generated {
 
 using Prompts = std::vector<std::vector<int32_t>>;
 
-// On the session's device, room for the prompts and what is added to each.
-absl::StatusOr<DecodeCache> CacheFor(const Transformer& model, const Prompts& prompts,
-                                     const GenerateOptions& options, DeviceSession& session);
+// The model that generates, on the session's device.
+struct Generator {
+  DeviceSession& session;
+  const ExecutionContext& execution;
+  const Transformer& model;
+};
+
+// Room for the prompts and what is added to each.
+absl::StatusOr<DecodeCache> CacheFor(const Generator& generator, const Prompts& prompts,
+                                     const GenerateOptions& options);
 
 // Fails on an empty prompt and on a token outside the vocabulary. Requires: `cache` is a fresh one
 // of CacheFor's with the same arguments.
-absl::StatusOr<std::vector<Generated>> Generate(const ExecutionContext& execution,
-                                                const Transformer& model, DecodeCache cache,
+absl::StatusOr<std::vector<Generated>> Generate(const Generator& generator, DecodeCache cache,
                                                 const Prompts& prompts,
                                                 const GenerateOptions& options);
 
