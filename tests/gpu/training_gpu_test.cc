@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
@@ -159,6 +160,50 @@ double RootMeanSquareDifference(const std::vector<double>& a, const std::vector<
   double sum = 0.0;
   for (size_t index = 0; index < a.size(); ++index) sum += std::pow(a[index] - b[index], 2);
   return std::sqrt(sum / static_cast<double>(a.size()));
+}
+
+// The last "memory" line of a run's metrics.
+nlohmann::json MemoryOf(const Recipe& recipe) {
+  nlohmann::json memory;
+  std::ifstream lines(recipe.run_directory + "/metrics.jsonl");
+  for (std::string line; std::getline(lines, line);) {
+    const auto json = nlohmann::json::parse(line);
+    if (json.at("kind") == "memory") memory = json;
+  }
+  return memory;
+}
+
+TEST_F(TrainingGpuTest, TheMemoryPlanIsWithinFivePercentOfTheMeasuredPeak) {
+  for (const Recomputation recomputation :
+       {Recomputation::kNone, Recomputation::kAttention, Recomputation::kFull}) {
+    Recipe recipe = RecipeOf(absl::StrCat("run", static_cast<int>(recomputation)), "start", 5);
+    recipe.stages[0].recomputation = recomputation;
+    recipe.evaluation.sequences = 2;
+    recipe.data["text"].held_out = 0.1;
+    Train(recipe, kGpu);
+    const nlohmann::json memory = MemoryOf(recipe);
+    const auto peak = memory.at("arena_peak_bytes").get<double>();
+    const auto planned = memory.at("arena_planned_bytes").get<double>();
+    std::cout << "planned " << planned << ", peak " << peak << "\n";
+    EXPECT_LE(peak, planned);
+    EXPECT_GE(peak, 0.95 * planned);
+  }
+}
+
+TEST_F(TrainingGpuTest, ARunThatDoesNotFitIsRefusedBeforeItTakesMemory) {
+  Recipe recipe = RecipeOf("run", "start", 1);
+  StageConfig& stage = recipe.stages[0];
+  stage.sequence_length = int64_t{1} << 24;
+  stage.batch_tokens = stage.micro_batch_tokens = stage.tokens = stage.sequence_length;
+  auto session = DeviceSession::Open(kGpu);
+  ASSERT_TRUE(session.ok()) << session.status();
+  const auto free_before = (*session)->FreeBytes();
+  const auto end = RunRecipe(recipe, **session, *alone_);
+  EXPECT_EQ(end.status().code(), absl::StatusCode::kResourceExhausted) << end.status();
+  for (const char* part : {"stage lm needs", "activations", "micro_batch_tokens", "recomputation"})
+    EXPECT_THAT(std::string(end.status().message()), testing::HasSubstr(part));
+  EXPECT_FALSE(std::filesystem::exists(recipe.run_directory));
+  EXPECT_EQ(*(*session)->FreeBytes(), *free_before);
 }
 
 // The GPU's losses are off by two things. By each step's own rounding, which the first loss of runs

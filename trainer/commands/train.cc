@@ -13,12 +13,12 @@ namespace salamander {
 absl::Status RunTrain(const TrainCommand& command, Communicator& world) {
   ASSIGN_OR_RETURN(const Recipe recipe, ReadRecipe(command.recipe, command.overrides));
   RETURN_IF_ERROR(recipe.Validate(world.size()));
-  if (command.plan && !IsRoad(recipe)) return PrintPlan(recipe, world);
-  if (command.plan) {
+  if (command.plan && IsRoad(recipe)) {
     if (world.rank() == 0) PrintRoad(recipe);
     return absl::OkStatus();
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<DeviceSession> session, OpenDevice(recipe.device, world));
+  if (command.plan) return PrintPlan(recipe, *session, world);
   if (IsRoad(recipe)) return WalkRoad(recipe, *session, world);
   return RunRecipe(recipe, *session, world).status();
 }

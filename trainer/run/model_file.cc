@@ -16,6 +16,17 @@
 #include "model/checkpoint/model_config_json.h"
 
 namespace salamander {
+namespace {
+
+absl::StatusOr<ModelConfig> ConfigOf(const Checkpoint& checkpoint) {
+  ASSIGN_OR_RETURN(const std::string text, checkpoint.Metadata(kModelText));
+  auto config = ModelConfigFromJson(text);
+  RETURN_IF_ERROR(
+      Annotate(config.status(), absl::StrCat(checkpoint.path(), "/metadata/", kModelText)));
+  return config;
+}
+
+}  // namespace
 
 absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path) {
   if (FileSize(absl::StrCat(path, "/manifest.json")).ok()) return path;
@@ -64,10 +75,8 @@ absl::Status ReadGroup(const Checkpoint& checkpoint, const std::string& group,
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string resolved, ResolveCheckpoint(path));
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(resolved));
-  ASSIGN_OR_RETURN(const std::string text, checkpoint.Metadata(kModelText));
-  auto config = ModelConfigFromJson(text);
-  RETURN_IF_ERROR(Annotate(config.status(), absl::StrCat(resolved, "/metadata/", kModelText)));
-  ASSIGN_OR_RETURN(ModelWeights weights, ModelWeights::Create(*config, DType::kFloat32));
+  ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(checkpoint));
+  ASSIGN_OR_RETURN(ModelWeights weights, ModelWeights::Create(config, DType::kFloat32));
   RETURN_IF_ERROR(ReadGroup(checkpoint, kWeightsGroup, weights.layout, weights.buffer));
   Baggage baggage;
   for (const std::string& name : checkpoint.MetadataNames()) {
@@ -75,6 +84,12 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path) {
     ASSIGN_OR_RETURN(baggage[name], checkpoint.Metadata(name));
   }
   return LoadedModel{resolved, std::move(weights), std::move(baggage)};
+}
+
+absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string resolved, ResolveCheckpoint(path));
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(resolved));
+  return ConfigOf(checkpoint);
 }
 
 Transformer TransformerOf(const ModelWeights& weights) {

@@ -39,6 +39,9 @@ absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path);
 
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path);
 
+// Its config alone; no weight is read.
+absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path);
+
 // The model at work on the host; borrows the weights.
 Transformer TransformerOf(const ModelWeights& weights);
 

@@ -1,31 +1,41 @@
 #include "trainer/run/plan.h"
 
 #include <iostream>
-#include <memory>
+#include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 
 #include "kernels/base/status_macros.h"
+#include "model/flops.h"
+#include "model/parameters.h"
 #include "trainer/report/table.h"
+#include "trainer/run/memory_plan.h"
 #include "trainer/run/run_state.h"
 #include "trainer/run/stage_data.h"
 #include "trainer/run/stage_model.h"
 #include "trainer/run/workspace.h"
 
 namespace salamander {
+namespace {
 
-absl::Status PrintPlan(const Recipe& recipe, Communicator& world) {
-  ASSIGN_OR_RETURN(const RunData data, RunData::Open(recipe));
-  ASSIGN_OR_RETURN(const std::unique_ptr<DeviceSession> host, DeviceSession::Open({}));
-  const Workspace workspace(*host);
-  ASSIGN_OR_RETURN(const std::unique_ptr<RunState> state, RunState::Begin(recipe, data, workspace));
-  const ModelWeights& weights = state->weights;
+std::string Mebibytes(int64_t bytes) {
+  return absl::StrFormat("%.1f", static_cast<double>(bytes) / (1 << 20));
+}
+
+std::string Tera(double operations) {
+  return Short(operations * 1e-12);
+}
+
+absl::StatusOr<std::string> StagesText(const Recipe& recipe, const ModelConfig& base) {
+  const ParameterLayout layout(base);
   Table table({"stage", "objective", "length", "tokens", "steps", "trains", "peak_lr", "sparse"});
   constexpr const char* kObjectiveNames[] = {"align", "distill", "lm"};
   for (const StageConfig& stage : recipe.stages) {
-    RETURN_IF_ERROR(StageModelConfig(weights.config, stage).status());
+    RETURN_IF_ERROR(StageModelConfig(base, stage).status());
     int64_t trained = 0;
-    for (const ParameterSpec& spec : weights.layout.specs()) {
+    for (const ParameterSpec& spec : layout.specs()) {
       trained += PolicyFor(stage, recipe.optimizer, spec).is_trainable ? spec.size() : 0;
     }
     table.AddRow({stage.name, kObjectiveNames[static_cast<int>(stage.objective)],
@@ -33,11 +43,71 @@ absl::Status PrintPlan(const Recipe& recipe, Communicator& world) {
                   absl::StrCat(stage.steps()), absl::StrCat(trained),
                   Short(stage.learning_rate.peak), stage.sparse ? "on" : "off"});
   }
-  if (world.rank() != 0) return absl::OkStatus();
-  const int64_t state_bytes = 4 * weights.buffer.Flat().bytes();
-  std::cout << table.Text() << weights.layout.parameter_count()
-            << " parameters; weights, gradients and moments take " << state_bytes / (1 << 20)
-            << " MiB a rank, activations come on top\n";
+  return table.Text();
+}
+
+// Of the forward over a batch of sequences that are one document each.
+absl::StatusOr<std::string> OperationsText(const Recipe& recipe, const ModelConfig& base) {
+  Table table({"TFLOP a step, forward", "projections", "mlp", "head", "dense attention",
+               "sparse attention", "block selection", "lightning", "all"});
+  for (const StageConfig& stage : recipe.stages) {
+    ASSIGN_OR_RETURN(const ModelConfig config, StageModelConfig(base, stage));
+    const Segment sequence{.query_count = stage.sequence_length};
+    const ModelFlops flops = ForwardFlops(config, absl::MakeConstSpan(&sequence, 1));
+    const auto batch = static_cast<double>(stage.sequences_per_batch());
+    std::vector<std::string> row = {stage.name};
+    for (const double part :
+         {flops.projections, flops.mlp, flops.head, flops.dense_attention, flops.sparse_attention,
+          flops.block_selection, flops.lightning, flops.total()}) {
+      row.push_back(Tera(part * batch));
+    }
+    table.AddRow(std::move(row));
+  }
+  return table.Text();
+}
+
+std::string MemoryText(const MemoryPlan& plan) {
+  Table table({"MiB a rank", "masters", "moments", "gradients", "weights", "teacher", "activations",
+               "scratch", "all"});
+  for (const MemoryPlan::Stage& stage : plan.stages) {
+    table.AddRow({stage.name, Mebibytes(plan.masters), Mebibytes(plan.moments),
+                  Mebibytes(plan.gradients), Mebibytes(plan.weights), Mebibytes(plan.teacher),
+                  Mebibytes(stage.activations), Mebibytes(stage.arena - stage.activations),
+                  Mebibytes(plan.held() + stage.arena)});
+  }
+  return table.Text();
+}
+
+absl::StatusOr<std::string> DeviceText(const Recipe& recipe, const RunModels& models,
+                                       DeviceSession& session) {
+  if (session.device().kind == DeviceKind::kCpu) {
+    const int64_t state_bytes = 16 * ParameterLayout(models.base).total_size();
+    return absl::StrCat("masters, gradients and moments take ", Mebibytes(state_bytes),
+                        " MiB a rank, activations come on top\n");
+  }
+  ASSIGN_OR_RETURN(const MemoryPlan plan, PlanMemory(recipe, models, session));
+  ASSIGN_OR_RETURN(const int64_t share, ShareOfDevice(session));
+  const absl::Status fits = CheckFits(plan, share, session.name());
+  return absl::StrCat(MemoryText(plan), session.name(), " has ", Mebibytes(share), " MiB a rank",
+                      fits.ok() ? "\n" : absl::StrCat("; ", fits.message(), "\n"));
+}
+
+absl::StatusOr<std::string> PlanText(const Recipe& recipe, DeviceSession& session) {
+  ASSIGN_OR_RETURN(const RunData data, RunData::Open(recipe));
+  ASSIGN_OR_RETURN(const RunModels models, ModelsOf(recipe, data));
+  ASSIGN_OR_RETURN(const std::string stages, StagesText(recipe, models.base));
+  ASSIGN_OR_RETURN(const std::string operations, OperationsText(recipe, models.base));
+  ASSIGN_OR_RETURN(const std::string device, DeviceText(recipe, models, session));
+  return absl::StrCat(stages, "\n", operations, "\n", device,
+                      ParameterLayout(models.base).parameter_count(), " parameters\n");
+}
+
+}  // namespace
+
+absl::Status PrintPlan(const Recipe& recipe, DeviceSession& session, Communicator& world) {
+  const auto text = PlanText(recipe, session);
+  RETURN_IF_ERROR(AgreeOnStatus(world, text.status()));
+  if (world.rank() == 0) std::cout << *text;
   return absl::OkStatus();
 }
 

@@ -4,13 +4,16 @@
 
 #include "absl/status/status.h"
 
+#include "kernels/device.h"
 #include "model/parallel/communicator.h"
 #include "trainer/config/recipe.h"
 
 namespace salamander {
 
-// Prints, for each stage, steps, tokens, what trains, bytes.
-absl::Status PrintPlan(const Recipe& recipe, Communicator& world);
+// Prints, for each stage, steps, tokens, what trains and the operations of a step by what spends
+// them; then the memory of a rank by category. On a GPU the memory of the passes is planned; on the
+// CPU, where ops compute as they are called, it is not known beforehand.
+absl::Status PrintPlan(const Recipe& recipe, DeviceSession& session, Communicator& world);
 
 }  // namespace salamander
 

@@ -39,6 +39,13 @@ absl::Status CheckTokenizer(const Baggage& baggage, const RunData& data) {
       "tokenizer.model of the model's HuggingFace folder");
 }
 
+absl::StatusOr<ModelConfig> ShapedConfig(const Recipe& recipe, const RunData& data) {
+  ASSIGN_OR_RETURN(ModelConfig config, ReadModelShape(recipe.model.shape));
+  if (config.vocabulary == 0) config.vocabulary = data.vocabulary();
+  RETURN_IF_ERROR(Annotate(config.Validate(), recipe.model.shape));
+  return config;
+}
+
 absl::StatusOr<Beginning> BeginningOf(const Recipe& recipe, const RunData& data) {
   if (!recipe.model.from.empty()) {
     ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(recipe.model.from));
@@ -50,9 +57,7 @@ absl::StatusOr<Beginning> BeginningOf(const Recipe& recipe, const RunData& data)
     RETURN_IF_ERROR(Annotate(CheckTokenizer(loaded.baggage, data), recipe.model.from));
     return Beginning{std::move(loaded.weights), std::move(loaded.baggage)};
   }
-  ASSIGN_OR_RETURN(ModelConfig config, ReadModelShape(recipe.model.shape));
-  if (config.vocabulary == 0) config.vocabulary = data.vocabulary();
-  RETURN_IF_ERROR(Annotate(config.Validate(), recipe.model.shape));
+  ASSIGN_OR_RETURN(const ModelConfig config, ShapedConfig(recipe, data));
   ASSIGN_OR_RETURN(ModelWeights weights, ModelWeights::Create(config, DType::kFloat32));
   InitializeWeights(config, weights.layout, static_cast<uint64_t>(recipe.seed), weights.buffer);
   return Beginning{std::move(weights), {}};
@@ -77,6 +82,18 @@ absl::Status TellChanges(const Checkpoint& checkpoint, const Recipe& recipe,
 }
 
 }  // namespace
+
+absl::StatusOr<RunModels> ModelsOf(const Recipe& recipe, const RunData& data) {
+  RunModels models;
+  ASSIGN_OR_RETURN(models.base, recipe.model.from.empty() ? ShapedConfig(recipe, data)
+                                                          : LoadModelConfig(recipe.model.from));
+  if (recipe.teacher.empty()) return models;
+  ASSIGN_OR_RETURN(models.teacher, LoadModelConfig(recipe.teacher));
+  if (models.teacher->vocabulary == models.base.vocabulary) return models;
+  return absl::InvalidArgumentError(absl::StrCat(recipe.teacher, ": the teacher's vocabulary is ",
+                                                 models.teacher->vocabulary, ", the student's ",
+                                                 models.base.vocabulary, "; they must be equal"));
+}
 
 RunState::RunState(ModelWeights model, Baggage texts, std::string tokenizer_text,
                    const Workspace& where)

@@ -22,6 +22,15 @@
 
 namespace salamander {
 
+// What the models of a run are, without their weights.
+struct RunModels {
+  ModelConfig base;                    // that the recipe names or shapes, and trains
+  std::optional<ModelConfig> teacher;  // that it learns from
+};
+
+// Fails where their vocabularies differ.
+absl::StatusOr<RunModels> ModelsOf(const Recipe& recipe, const RunData& data);
+
 struct RunState {
   // The model the recipe names or shapes, with zero moments, on the workspace's device. Fails where
   // the data's vocabulary or tokenizer is not the model's, and where the device is too small. The

@@ -29,17 +29,6 @@ bool IsTrained(const StageConfig& stage, const ParameterSpec& spec) {
   return false;
 }
 
-// What each layer of the model computes again.
-std::vector<Recomputation> RecomputationOf(const StageConfig& stage, const ModelConfig& config) {
-  if (stage.recomputation == Recomputation::kNone) return {};
-  if (stage.recomputed_layers.empty())
-    return std::vector<Recomputation>(config.layers.size(), stage.recomputation);
-  std::vector<Recomputation> layers(config.layers.size(), Recomputation::kNone);
-  for (const int64_t layer : stage.recomputed_layers)
-    layers[static_cast<size_t>(layer)] = stage.recomputation;
-  return layers;
-}
-
 }  // namespace
 
 absl::StatusOr<ModelConfig> StageModelConfig(const ModelConfig& base, const StageConfig& stage) {
@@ -85,6 +74,16 @@ ParameterPolicy PolicyFor(const StageConfig& stage, const OptimizerConfig& optim
     break;
   }
   return policy;
+}
+
+std::vector<Recomputation> RecomputationOf(const StageConfig& stage, const ModelConfig& config) {
+  if (stage.recomputation == Recomputation::kNone) return {};
+  if (stage.recomputed_layers.empty())
+    return std::vector<Recomputation>(config.layers.size(), stage.recomputation);
+  std::vector<Recomputation> layers(config.layers.size(), Recomputation::kNone);
+  for (const int64_t layer : stage.recomputed_layers)
+    layers[static_cast<size_t>(layer)] = stage.recomputation;
+  return layers;
 }
 
 std::unique_ptr<Objective> ObjectiveFor(const StageConfig& stage, const Transformer& model,

@@ -3,11 +3,13 @@
 #define TRAINER_RUN_STAGE_MODEL_H_
 
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
 #include "model/conversion/transfer.h"
 #include "model/model_tensors.h"
+#include "model/recomputation.h"
 #include "model/transformer.h"
 #include "trainer/config/recipe.h"
 #include "trainer/step/objective.h"
@@ -24,6 +26,9 @@ absl::StatusOr<ModelConfig> StageModelConfig(const ModelConfig& base, const Stag
 // says so.
 ParameterPolicy PolicyFor(const StageConfig& stage, const OptimizerConfig& optimizer,
                           const ParameterSpec& spec);
+
+// What each layer of the model computes again; empty: nothing.
+std::vector<Recomputation> RecomputationOf(const StageConfig& stage, const ModelConfig& config);
 
 // `teacher` may be null where the objective needs none.
 std::unique_ptr<Objective> ObjectiveFor(const StageConfig& stage, const Transformer& model,

@@ -20,6 +20,7 @@
 #include "trainer/report/table.h"
 #include "trainer/run/device_model.h"
 #include "trainer/run/learning_rate.h"
+#include "trainer/run/memory_plan.h"
 #include "trainer/run/model_file.h"
 #include "trainer/run/run_state.h"
 #include "trainer/run/stage_data.h"
@@ -36,16 +37,25 @@ constexpr int kMostSkippedInARow = 10;
 
 class TrainingRun {
  public:
-  static absl::StatusOr<std::unique_ptr<TrainingRun>> Open(const Recipe& recipe,
-                                                           DeviceSession& session,
-                                                           Communicator& world);
+  // What a run stands on: its device, its ranks, and what it will hold of the device's memory.
+  struct Place {
+    DeviceSession& session;
+    Communicator& world;
+    std::optional<MemoryPlan> memory;  // not known beforehand on the CPU
+  };
+  static absl::StatusOr<std::unique_ptr<TrainingRun>> Open(const Recipe& recipe, RunData data,
+                                                           Place place);
   absl::StatusOr<RunEnd> Run();
 
  private:
   struct Stage;  // what lives as long as one stage
 
-  TrainingRun(const Recipe& recipe, DeviceSession& session, Communicator& world, RunData data)
-      : recipe_(recipe), world_(world), workspace_(session), data_(std::move(data)) {}
+  TrainingRun(const Recipe& recipe, RunData data, Place place)
+      : recipe_(recipe),
+        world_(place.world),
+        memory_(std::move(place.memory)),
+        workspace_(place.session),
+        data_(std::move(data)) {}
 
   std::string CheckpointDirectory() const {
     return absl::StrCat(recipe_.run_directory, "/checkpoints");
@@ -69,10 +79,12 @@ class TrainingRun {
   absl::StatusOr<double> HeldOutObjective(const Stage& stage);
   absl::StatusOr<bool> IsSaveLate();
   absl::Status EndStage(Stage& stage);
+  absl::Status LogMemory(const Stage& stage);
   absl::Status WriteMetrics(const std::string& kind, const Metrics& metrics);
 
   Recipe recipe_;
   Communicator& world_;
+  std::optional<MemoryPlan> memory_;
   Workspace workspace_;
   RunData data_;
   std::unique_ptr<RunState> state_;
@@ -99,23 +111,16 @@ struct TrainingRun::Stage {
   ProgressDisplay display;
 };
 
-absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Open(const Recipe& recipe,
-                                                               DeviceSession& session,
-                                                               Communicator& world) {
-  ASSIGN_OR_RETURN(RunData data, RunData::Open(recipe));
-  std::unique_ptr<TrainingRun> run(new TrainingRun(recipe, session, world, std::move(data)));
+absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Open(const Recipe& recipe, RunData data,
+                                                               Place place) {
+  DeviceSession& session = place.session;
+  std::unique_ptr<TrainingRun> run(new TrainingRun(recipe, std::move(data), std::move(place)));
   ASSIGN_OR_RETURN(run->state_, RunState::Begin(recipe, run->data_, run->workspace_));
   const ModelWeights& weights = run->state_->weights;
   ASSIGN_OR_RETURN(run->gradients_,
                    ParameterBuffer::Create(weights.layout, DType::kFloat32, session));
   if (!recipe.teacher.empty()) {
     ASSIGN_OR_RETURN(LoadedModel teacher, LoadModel(recipe.teacher));
-    const int64_t vocabulary = teacher.weights.config.vocabulary;
-    if (vocabulary != weights.config.vocabulary) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(recipe.teacher, ": the teacher's vocabulary is ", vocabulary,
-                       ", the student's ", weights.config.vocabulary, "; they must be equal"));
-    }
     ASSIGN_OR_RETURN(run->teacher_,
                      DeviceModel::Taking(std::move(teacher.weights), run->workspace_));
   }
@@ -365,6 +370,7 @@ absl::StatusOr<bool> TrainingRun::IsSaveLate() {
 }
 
 absl::StatusOr<bool> TrainingRun::RunStage(Stage& stage) {
+  execution().arena->ForgetPeak();
   const int64_t steps = stage.config.steps();
   const auto is_due = [&](int64_t every) {
     return every > 0 && state_->progress.global_step % every == 0 &&
@@ -387,8 +393,26 @@ absl::StatusOr<bool> TrainingRun::RunStage(Stage& stage) {
   return true;
 }
 
+// What the passes of the stage took of the arena, beside what was planned.
+absl::Status TrainingRun::LogMemory(const Stage& stage) {
+  const int64_t peak = workspace_.execution().arena->peak_bytes();
+  Metrics metrics = {{"stage", stage.config.name},
+                     {"tokens", state_->progress.tokens},
+                     {"arena_peak_bytes", peak}};
+  if (memory_.has_value()) {
+    const auto planned = std::find_if(
+        memory_->stages.begin(), memory_->stages.end(),
+        [&](const MemoryPlan::Stage& candidate) { return candidate.name == stage.config.name; });
+    SALAMANDER_CHECK(planned != memory_->stages.end()) << stage.config.name << " was not planned";
+    metrics.emplace_back("arena_planned_bytes", planned->arena);
+    metrics.emplace_back("held_bytes", memory_->held());
+  }
+  return WriteMetrics("memory", metrics);
+}
+
 absl::Status TrainingRun::EndStage(Stage& stage) {
   RETURN_IF_ERROR(Evaluate(stage, true));
+  RETURN_IF_ERROR(LogMemory(stage));
   state_->progress.stage_start = data_.PositionsAfter(stage.config, *stage.sequences,
                                                       stage.config.steps() * stage.batch.sequences,
                                                       state_->progress.stage_start);
@@ -423,11 +447,27 @@ absl::StatusOr<RunEnd> TrainingRun::Run() {
   return stop ? RunEnd::kStopped : RunEnd::kFinished;
 }
 
+// Whether the models go together and, on a GPU, they and their passes fit its memory.
+absl::StatusOr<std::optional<MemoryPlan>> PlanRun(const Recipe& recipe, const RunData& data,
+                                                  DeviceSession& session) {
+  ASSIGN_OR_RETURN(const RunModels models, ModelsOf(recipe, data));
+  if (session.device().kind == DeviceKind::kCpu) return std::nullopt;
+  ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(recipe, models, session));
+  ASSIGN_OR_RETURN(const int64_t share, ShareOfDevice(session));
+  RETURN_IF_ERROR(CheckFits(plan, share, session.name()));
+  return plan;
+}
+
 }  // namespace
 
 absl::StatusOr<RunEnd> RunRecipe(const Recipe& recipe, DeviceSession& session,
                                  Communicator& world) {
-  auto run = TrainingRun::Open(recipe, session, world);
+  auto data = RunData::Open(recipe);
+  RETURN_IF_ERROR(AgreeOnStatus(world, data.status()));
+  // Every rank has seen that the run fits before one takes memory.
+  auto memory = PlanRun(recipe, *data, session);
+  RETURN_IF_ERROR(AgreeOnStatus(world, memory.status()));
+  auto run = TrainingRun::Open(recipe, *std::move(data), {session, world, *std::move(memory)});
   RETURN_IF_ERROR(AgreeOnStatus(world, run.status()));
   return (*run)->Run();
 }

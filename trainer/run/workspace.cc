@@ -69,24 +69,25 @@ absl::StatusOr<std::unique_ptr<DeviceSession>> OpenDevice(DeviceChoice choice,
   return session;
 }
 
+absl::StatusOr<int64_t> ShareOfDevice(DeviceSession& session) {
+  ASSIGN_OR_RETURN(const int64_t free_bytes, session.FreeBytes());
+  return (free_bytes - kLeftOnDevice) / RanksOnDevice(ThisPlaceOnHost(), CudaDeviceCount());
+}
+
 absl::Status Workspace::ReserveArena(Communicator& world) {
   const bool is_shared = session_.device().kind == DeviceKind::kCuda;
-  const auto free_bytes = session_.FreeBytes();
+  const auto share = is_shared ? ShareOfDevice(session_) : session_.FreeBytes();
   // Every rank has seen what is free before one takes its share.
-  if (is_shared) RETURN_IF_ERROR(AgreeOnStatus(world, free_bytes.status()));
-  RETURN_IF_ERROR(free_bytes.status());
-  int64_t bytes = *free_bytes;
-  if (is_shared) {
-    bytes = (bytes - kLeftOnDevice) / RanksOnDevice(ThisPlaceOnHost(), CudaDeviceCount());
-    bytes = bytes / Arena::kAlignment * Arena::kAlignment;
-  }
+  if (is_shared) RETURN_IF_ERROR(AgreeOnStatus(world, share.status()));
+  RETURN_IF_ERROR(share.status());
+  const int64_t bytes = *share / Arena::kAlignment * Arena::kAlignment;
   absl::Status status;
   if (bytes < kSmallestArena) {
     status = absl::ResourceExhaustedError(
-        absl::StrCat("rank ", world.rank(), ": ", session_.name(), " has ", *free_bytes,
+        absl::StrCat("rank ", world.rank(), ": ", session_.name(), " has ", *share,
                      " bytes left beside the weights, too few for a pass; use more devices or "
                      "fewer ranks on each, or a smaller model"));
-  } else if (auto arena = session_.Reserve(bytes); arena.ok()) {
+  } else if (auto arena = session_.ReserveScratch(bytes); arena.ok()) {
     arena_ = *std::move(arena);
   } else {
     status = arena.status();

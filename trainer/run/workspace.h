@@ -31,6 +31,10 @@ int RanksOnDevice(const PlaceOnHost& place, int cuda_devices);
 // no such device, or where some would run on CUDA and some on the CPU.
 absl::StatusOr<std::unique_ptr<DeviceSession>> OpenDevice(DeviceChoice choice, Communicator& world);
 
+// What a rank may take of a CUDA device's free memory: an even share, less what is left for others.
+// May be negative.
+absl::StatusOr<int64_t> ShareOfDevice(DeviceSession& session);
+
 class Workspace {
  public:
   // The session outlives the workspace.

@@ -1,0 +1,209 @@
+#include "trainer/run/memory_plan.h"
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+#include "kernels/base/status_macros.h"
+#include "kernels/memory.h"
+#include "model/parallel/communicator.h"
+#include "model/parameters.h"
+#include "model/transformer.h"
+#include "trainer/evaluate/token_scores.h"
+#include "trainer/run/stage_model.h"
+#include "trainer/step/objective.h"
+
+namespace salamander {
+namespace {
+
+// Many short documents take longer tables than a few long ones, and less of everything that grows
+// with a document's square or is kept per split of one.
+constexpr int64_t kShortDocument = 32;
+
+// Parameters that have addresses and no memory.
+struct PlannedModel {
+  PlannedModel(const ModelConfig& base, DType dtype)
+      : layout(base), buffer(ParameterBuffer::Planned(layout, dtype)) {}
+  ModelTensors Bind(const ModelConfig& base) const { return BindTensors(base, layout, buffer); }
+
+  ParameterLayout layout;
+  ParameterBuffer buffer;
+};
+
+PackedStream StreamOf(int64_t tokens, int64_t document) {
+  PackedStream stream;
+  const std::vector<int32_t> piece(static_cast<size_t>(document), 0);
+  for (int64_t begin = 0; begin < tokens; begin += document) {
+    const auto count = static_cast<size_t>(std::min(document, tokens - begin));
+    AppendPiece(absl::MakeConstSpan(piece).first(count), 0, {}, &stream);
+  }
+  return stream;
+}
+
+class StagePlanner {
+ public:
+  StagePlanner(const Recipe& recipe, const StageConfig& stage, DeviceSession& session)
+      : recipe_(recipe), stage_(stage), session_(session), execution_(session.Context(arena_)) {}
+
+  absl::StatusOr<MemoryPlan::Stage> Plan(const RunModels& models);
+
+ private:
+  // The arena's peak is the most that any pass took.
+  absl::Status Pass(const std::function<absl::Status()>& enqueue) {
+    const ArenaScope scope(arena_);
+    return session_.Plan(enqueue);
+  }
+  absl::Status PlanTraining(const Transformer& model, const Transformer* teacher,
+                            const ModelTensors& gradients, MemoryPlan::Stage& plan);
+  // What the model's forward keeps, where it is more than `most`.
+  absl::Status AddKept(const Transformer& model, const PackedStream& stream, int64_t& most);
+  absl::Status PlanEvaluation(const Transformer& model, const Transformer* teacher);
+
+  const Recipe& recipe_;
+  const StageConfig& stage_;
+  DeviceSession& session_;
+  Arena arena_ = Arena::Planned();
+  ExecutionContext execution_;
+};
+
+absl::Status StagePlanner::PlanTraining(const Transformer& model, const Transformer* teacher,
+                                        const ModelTensors& gradients, MemoryPlan::Stage& plan) {
+  const auto objective = ObjectiveFor(stage_, model, teacher);
+  const int64_t tokens = std::max(stage_.micro_batch_tokens, stage_.sequence_length);
+  for (const int64_t document : {stage_.sequence_length, kShortDocument}) {
+    const PackedStream stream = StreamOf(tokens, document);
+    const auto accumulate = [&] {
+      const TensorView loss_sum = arena_.Tensor(DType::kFloat64, {1});
+      return objective->Accumulate({.execution = execution_,
+                                    .stream = stream,
+                                    .gradients = &gradients,
+                                    .loss_sum = loss_sum});
+    };
+    RETURN_IF_ERROR(Pass(accumulate));
+    if (stage_.objective == ObjectiveKind::kAlign) continue;  // keeps nothing between layers
+    const auto forward = [&] { return AddKept(model, stream, plan.activations); };
+    RETURN_IF_ERROR(Pass(forward));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StagePlanner::AddKept(const Transformer& model, const PackedStream& stream,
+                                   int64_t& most) {
+  const std::vector<Recomputation> recomputation = RecomputationOf(stage_, model.config());
+  ASSIGN_OR_RETURN(ForwardPass pass, PassOver(execution_, stream));
+  pass.recomputation = recomputation;
+  Activations saved;
+  RETURN_IF_ERROR(model.Forward(pass, &saved).status());
+  most = std::max(most, arena_.used_bytes());
+  return absl::OkStatus();
+}
+
+absl::Status StagePlanner::PlanEvaluation(const Transformer& model, const Transformer* teacher) {
+  const EvaluationConfig& evaluation = recipe_.evaluation;
+  const Scored scored{.execution = execution_, .model = model};
+  const std::unique_ptr<Communicator> alone = SingleRankCommunicator();
+  const auto score = [&](const PackedStream& stream) {
+    return Pass([&] {
+      return ScoreStreams(
+                 scored, [&](int64_t) { return stream; }, 1, *alone)
+          .status();
+    });
+  };
+  if (evaluation.sequences > 0) {
+    const int64_t length =
+        evaluation.sequence_length > 0 ? evaluation.sequence_length : stage_.sequence_length;
+    const PackedStream stream = StreamOf(length, length);
+    const auto objective = ObjectiveFor(stage_, model, teacher);
+    RETURN_IF_ERROR(Pass(
+        [&] { return SumLoss(execution_, *objective, absl::MakeConstSpan(&stream, 1)).status(); }));
+    RETURN_IF_ERROR(score(stream));
+  }
+  for (const int64_t length : evaluation.recall_lengths)
+    RETURN_IF_ERROR(score(StreamOf(length, length)));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<MemoryPlan::Stage> StagePlanner::Plan(const RunModels& models) {
+  ASSIGN_OR_RETURN(const ModelConfig config, StageModelConfig(models.base, stage_));
+  const PlannedModel weights(models.base, session_.activation_dtype());
+  const PlannedModel gradients(models.base, DType::kFloat32);
+  const Transformer model(config, weights.Bind(models.base));
+  std::optional<PlannedModel> teacher_weights;
+  std::optional<Transformer> teacher;
+  if (models.teacher.has_value()) {
+    teacher_weights.emplace(*models.teacher, session_.activation_dtype());
+    teacher.emplace(*models.teacher, teacher_weights->Bind(*models.teacher));
+  }
+  const Transformer* const learnt_from = teacher.has_value() ? &*teacher : nullptr;
+  MemoryPlan::Stage plan{.name = stage_.name};
+  RETURN_IF_ERROR(
+      PlanTraining(model, learnt_from,
+                   BindTrainable(models.base, gradients.layout, gradients.buffer,
+                                 [&](const ParameterSpec& spec) {
+                                   return PolicyFor(stage_, recipe_.optimizer, spec).is_trainable;
+                                 }),
+                   plan));
+  RETURN_IF_ERROR(PlanEvaluation(model, learnt_from));
+  plan.arena = arena_.peak_bytes();
+  return plan;
+}
+
+std::string Gibibytes(int64_t bytes) {
+  return absl::StrFormat("%.2f GiB", static_cast<double>(bytes) / (1 << 30));
+}
+
+}  // namespace
+
+int64_t MemoryPlan::arena() const {
+  int64_t most = 0;
+  for (const Stage& stage : stages) most = std::max(most, stage.arena);
+  return most;
+}
+
+absl::StatusOr<MemoryPlan> PlanMemory(const Recipe& recipe, const RunModels& models,
+                                      DeviceSession& session) {
+  const ParameterLayout layout(models.base);
+  const auto bytes = [&](const ParameterLayout& of, DType dtype) {
+    return of.total_size() * static_cast<int64_t>(SizeOf(dtype));
+  };
+  MemoryPlan plan{.masters = bytes(layout, DType::kFloat32),
+                  .moments = 2 * bytes(layout, DType::kFloat32),
+                  .gradients = bytes(layout, DType::kFloat32)};
+  // A device that computes in fp32 reads the masters.
+  const DType dtype = session.activation_dtype();
+  if (dtype != DType::kFloat32) plan.weights = bytes(layout, dtype);
+  if (models.teacher.has_value()) plan.teacher = bytes(ParameterLayout(*models.teacher), dtype);
+  for (const StageConfig& stage : recipe.stages) {
+    if (stage.kind != StageKind::kTrain) continue;
+    ASSIGN_OR_RETURN(MemoryPlan::Stage planned, StagePlanner(recipe, stage, session).Plan(models));
+    plan.stages.push_back(std::move(planned));
+  }
+  return plan;
+}
+
+absl::Status CheckFits(const MemoryPlan& plan, int64_t bytes, const std::string& device) {
+  if (plan.total() <= bytes) return absl::OkStatus();
+  const std::string held =
+      absl::StrCat("fp32 masters ", Gibibytes(plan.masters), ", moments ", Gibibytes(plan.moments),
+                   ", gradients ", Gibibytes(plan.gradients), ", weights ", Gibibytes(plan.weights),
+                   plan.teacher > 0 ? absl::StrCat(", teacher ", Gibibytes(plan.teacher)) : "");
+  if (plan.held() >= bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the model's state needs ", Gibibytes(plan.held()), " a rank (", held, ") and ", device,
+        " has ", Gibibytes(bytes), " for it; take a smaller model or a larger device"));
+  }
+  const auto stage = std::max_element(
+      plan.stages.begin(), plan.stages.end(),
+      [](const MemoryPlan::Stage& a, const MemoryPlan::Stage& b) { return a.arena < b.arena; });
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "stage ", stage->name, " needs ", Gibibytes(plan.total()), " a rank (", held,
+      ", activations ", Gibibytes(stage->activations), ", scratch ",
+      Gibibytes(stage->arena - stage->activations), ") and ", device, " has ", Gibibytes(bytes),
+      " for it; lower micro_batch_tokens or sequence_length, or set recomputation: full"));
+}
+
+}  // namespace salamander

@@ -1,0 +1,51 @@
+// How much of a device's memory a run will hold, found out before it holds any: the ops of each
+// stage's passes run without computing (DeviceSession::Plan) and what they take is counted.
+#ifndef TRAINER_RUN_MEMORY_PLAN_H_
+#define TRAINER_RUN_MEMORY_PLAN_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "kernels/device.h"
+#include "trainer/config/recipe.h"
+#include "trainer/run/run_state.h"
+
+namespace salamander {
+
+// All in bytes, of one rank.
+struct MemoryPlan {
+  struct Stage {
+    std::string name;
+    int64_t activations = 0;  // that a micro-batch's forward keeps for its backward
+    int64_t arena = 0;        // the most in use at once: activations, gradients of them, scratch
+  };
+
+  // Held from the first stage to the last.
+  int64_t masters = 0;    // fp32
+  int64_t moments = 0;    // fp32, two
+  int64_t gradients = 0;  // fp32
+  int64_t weights = 0;    // as the passes read them
+  int64_t teacher = 0;
+  std::vector<Stage> stages = {};
+
+  int64_t held() const { return masters + moments + gradients + weights + teacher; }
+  int64_t arena() const;  // of the stage that takes the most
+  int64_t total() const { return held() + arena(); }
+};
+
+// Of a validated recipe's train stages. An arena's need hangs on how the data is cut into
+// documents: it is taken for whole sequences and for short documents, whichever is more. Fails
+// where a stage does not fit the model, and where the session's device plans nothing.
+absl::StatusOr<MemoryPlan> PlanMemory(const Recipe& recipe, const RunModels& models,
+                                      DeviceSession& session);
+
+// Fails where a rank's share of the device, `bytes`, is less than the plan asks for, naming the
+// stage, what takes how much, and what to change.
+absl::Status CheckFits(const MemoryPlan& plan, int64_t bytes, const std::string& device);
+
+}  // namespace salamander
+
+#endif  // TRAINER_RUN_MEMORY_PLAN_H_
