@@ -66,10 +66,11 @@ int CudaDeviceCount() {
 #endif
 }
 
-absl::StatusOr<std::unique_ptr<DeviceSession>> DeviceSession::Open(const Device& device) {
+absl::StatusOr<std::unique_ptr<DeviceSession>> DeviceSession::Open(
+    const Device& device, [[maybe_unused]] const DeviceOptions& options) {
   if (device.kind == DeviceKind::kCpu) return std::make_unique<CpuSession>();
 #ifdef SALAMANDER_HAS_CUDA
-  return cuda::OpenSession(device.index);
+  return cuda::OpenSession(device.index, options);
 #else
   return absl::FailedPreconditionError(
       "device: cuda was asked for and this program was built without the CUDA toolkit; build it "

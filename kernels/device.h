@@ -16,6 +16,11 @@
 
 namespace salamander {
 
+// What a session's execution contexts ask of every op.
+struct DeviceOptions {
+  bool is_deterministic = false;  // ExecutionContext says what that means
+};
+
 // CUDA devices that this process could open: 0 in a build without CUDA, or without driver or GPU.
 int CudaDeviceCount();
 
@@ -34,7 +39,8 @@ class DeviceSession {
  public:
   // Fails where the build has no CUDA backend, where there is no such device, or where the device
   // or its driver is too old, naming what was found and what is needed.
-  static absl::StatusOr<std::unique_ptr<DeviceSession>> Open(const Device& device);
+  static absl::StatusOr<std::unique_ptr<DeviceSession>> Open(const Device& device,
+                                                             const DeviceOptions& options = {});
 
   virtual ~DeviceSession() = default;
 

@@ -23,6 +23,8 @@ struct ExecutionContext {
   Device device;
   Arena* arena = nullptr;         // scratch; an op returns all it took before it returns
   cuda::Runtime* cuda = nullptr;  // stream and library handles of a CUDA device; null on the CPU
+  // Ops leave faster ways alone whose bits differ from run to run. On the CPU there are none.
+  bool is_deterministic = false;
 };
 
 }  // namespace salamander

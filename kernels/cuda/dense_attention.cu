@@ -1,6 +1,7 @@
 // Dense causal attention: cuDNN for documents of some length that are here from their start, block
 // attention for everything else: cached keys, short documents, heads or devices that cuDNN does not
-// serve. Each document is on one side or the other, which one its own shape decides alone.
+// serve, and gradients that are to be deterministic. Each document is on one side or the other,
+// which one its own shape decides alone.
 #include <algorithm>
 #include <bit>
 #include <cstdint>
@@ -118,7 +119,8 @@ absl::Status DenseAttentionBackward(const ExecutionContext& context,
       CudnnFor(context, args.q,
                {args.q.raw(), args.k.raw(), args.v.raw(), args.out.raw(), args.d_out.raw(),
                 args.dq.raw(), args.dk.raw(), args.dv.raw()});
-  const Division division = Divide(args.segments, cudnn != nullptr);
+  // Block attention repeats to the bit, and reads the logsumexp of cuDNN's forward as its own.
+  const Division division = Divide(args.segments, cudnn != nullptr && !context.is_deterministic);
   DenseAttentionBackwardArgs part = args;
   for (const std::vector<Segment>& segments : division.by_length) {
     if (segments.empty()) continue;

@@ -39,13 +39,16 @@ class Event {
 
 class Session : public DeviceSession {
  public:
-  Session(int index, std::unique_ptr<Runtime> runtime)
-      : index_(index), runtime_(std::move(runtime)) {}
+  Session(int index, const DeviceOptions& options, std::unique_ptr<Runtime> runtime)
+      : index_(index), options_(options), runtime_(std::move(runtime)) {}
 
   Device device() const override { return {DeviceKind::kCuda, index_}; }
   std::string name() const override { return runtime_->properties().name; }
   ExecutionContext Context(Arena& arena) override {
-    return {.device = device(), .arena = &arena, .cuda = runtime_.get()};
+    return {.device = device(),
+            .arena = &arena,
+            .cuda = runtime_.get(),
+            .is_deterministic = options_.is_deterministic};
   }
 
   absl::StatusOr<Arena> Reserve(int64_t bytes) override {
@@ -88,6 +91,7 @@ class Session : public DeviceSession {
 
  private:
   int index_;
+  DeviceOptions options_;
   std::unique_ptr<Runtime> runtime_;
 };
 
@@ -122,7 +126,8 @@ int DeviceCount() {
   return 0;
 }
 
-absl::StatusOr<std::unique_ptr<DeviceSession>> OpenSession(int index) {
+absl::StatusOr<std::unique_ptr<DeviceSession>> OpenSession(int index,
+                                                           const DeviceOptions& options) {
   int count = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
     cudaGetLastError();
@@ -136,7 +141,7 @@ absl::StatusOr<std::unique_ptr<DeviceSession>> OpenSession(int index) {
                      "; start fewer ranks on this host, or check CUDA_VISIBLE_DEVICES"));
   }
   ASSIGN_OR_RETURN(std::unique_ptr<Runtime> runtime, Runtime::Create(index));
-  return std::make_unique<Session>(index, std::move(runtime));
+  return std::make_unique<Session>(index, options, std::move(runtime));
 }
 
 }  // namespace salamander::cuda

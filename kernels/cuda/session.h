@@ -11,7 +11,7 @@
 namespace salamander::cuda {
 
 int DeviceCount();
-absl::StatusOr<std::unique_ptr<DeviceSession>> OpenSession(int index);
+absl::StatusOr<std::unique_ptr<DeviceSession>> OpenSession(int index, const DeviceOptions& options);
 
 }  // namespace salamander::cuda
 

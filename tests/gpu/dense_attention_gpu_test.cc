@@ -77,8 +77,8 @@ TensorView LikeQueries(GpuContext& gpu, const Problem& problem) {
                       {problem.q.View().dim(0), problem.shape.heads, problem.shape.head_dim});
 }
 
-Result RunOnGpu(const Problem& p) {
-  GpuContext gpu;
+Result RunOnGpu(const Problem& p, const DeviceOptions& options = {}) {
+  GpuContext gpu(int64_t{1} << 30, int64_t{1} << 30, options);
   const TensorView q = gpu.Upload(p.q), k = gpu.Upload(p.k), v = gpu.Upload(p.v);
   const TensorView out = LikeQueries(gpu, p), dq = LikeQueries(gpu, p);
   const TensorView logsumexp = gpu.Poisoned(DType::kFloat32, {q.dim(0), q.dim(1)});
@@ -194,9 +194,9 @@ void ExpectGapsUntouched(const Problem& p, const Result& actual) {
   }
 }
 
-void ExpectMatchesCpu(const Shape& shape) {
+void ExpectMatchesCpu(const Shape& shape, const DeviceOptions& options = {}) {
   const Problem problem(shape);
-  const Result actual = RunOnGpu(problem);
+  const Result actual = RunOnGpu(problem, options);
   ExpectClose(problem, actual, Expected(problem));
   ExpectGapsUntouched(problem, actual);
 }
@@ -307,6 +307,42 @@ TEST(DenseAttentionGpuTest, ForwardRepeatsBitForBit) {
   const Result first = RunOnGpu(problem), second = RunOnGpu(problem);
   EXPECT_TRUE(BitwiseEqual(first.out.View(), second.out.View()));
   EXPECT_TRUE(BitwiseEqual(first.logsumexp.View(), second.logsumexp.View()));
+}
+
+// Block attention differentiates what cuDNN's forward left, whichever graph that went by: one
+// document that is the whole stream, one of another length, packed ones among such as cuDNN never
+// sees.
+TEST(DenseAttentionGpuTest, DeterministicGradientsMatchTheCpuInFp64) {
+  SKIP_WITHOUT_GPU();
+  for (const std::vector<int64_t>& documents :
+       {std::vector<int64_t>{1024}, {1000}, {1, 513, 129, 64, 300}}) {
+    for (const int64_t head_dim : {64, 128}) {
+      for (const int64_t gap : {0, 70}) {
+        SCOPED_TRACE(testing::Message() << testing::PrintToString(documents) << " head_dim "
+                                        << head_dim << " gap " << gap);
+        ExpectMatchesCpu(
+            {.documents = documents, .heads = 8, .key_heads = 2, .head_dim = head_dim, .gap = gap},
+            kDeterministic);
+      }
+    }
+  }
+}
+
+// Dozens of key tiles add to the gradient of each late query: cuDNN does so as they come.
+TEST(DenseAttentionGpuTest, DeterministicGradientsRepeatBitForBit) {
+  SKIP_WITHOUT_GPU();
+  for (const std::vector<int64_t>& documents : {std::vector<int64_t>{4096}, {40, 2500, 700}}) {
+    SCOPED_TRACE(testing::PrintToString(documents));
+    const Problem problem({.documents = documents});
+    const Result first = RunOnGpu(problem, kDeterministic);
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      const Result again = RunOnGpu(problem, kDeterministic);
+      for (TestTensor Result::*result :
+           {&Result::out, &Result::logsumexp, &Result::dq, &Result::dk, &Result::dv}) {
+        EXPECT_TRUE(BitwiseEqual((again.*result).View(), (first.*result).View()));
+      }
+    }
+  }
 }
 
 TEST(DenseAttentionGpuTest, LogSumExpIsOptional) {

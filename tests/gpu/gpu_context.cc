@@ -21,8 +21,8 @@ void CheckOk(const absl::Status& status) {
 
 }  // namespace
 
-GpuContext::GpuContext(int64_t tensor_bytes, int64_t scratch_bytes)
-    : session_(ValueOrDie(DeviceSession::Open({DeviceKind::kCuda, 0}))),
+GpuContext::GpuContext(int64_t tensor_bytes, int64_t scratch_bytes, const DeviceOptions& options)
+    : session_(ValueOrDie(DeviceSession::Open({DeviceKind::kCuda, 0}, options))),
       tensors_(ValueOrDie(session_->ReserveScratch(tensor_bytes))),
       scratch_(ValueOrDie(session_->ReserveScratch(scratch_bytes))),
       context_(session_->Context(scratch_)) {

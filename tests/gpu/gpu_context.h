@@ -22,10 +22,12 @@
 
 namespace salamander {
 
+inline constexpr DeviceOptions kDeterministic{.is_deterministic = true};
+
 class GpuContext {
  public:
   explicit GpuContext(int64_t tensor_bytes = int64_t{1} << 30,
-                      int64_t scratch_bytes = int64_t{1} << 30);
+                      int64_t scratch_bytes = int64_t{1} << 30, const DeviceOptions& options = {});
   // Waits, and fails the test where an op kept scratch memory or met a fault.
   ~GpuContext();
   GpuContext(const GpuContext&) = delete;

@@ -119,6 +119,43 @@ TEST_P(TransformerGpuTest, OtherDocumentsIgnoreAChangedToken) {
 INSTANTIATE_TEST_SUITE_P(Models, TransformerGpuTest, testing::ValuesIn(ModelCases()),
                          [](const auto& given) { return given.param.name; });
 
+// Documents of many tiles, whose gradients cuDNN would add up in another order each time.
+class DeterministicGpuTest : public testing::Test {
+ protected:
+  PackedStream Stream(const std::vector<int64_t>& documents) const {
+    return RandomStream(documents, weights_.config.vocabulary, 5);
+  }
+  Outcome RunOnGpu(const PackedStream& stream) const {
+    GpuContext gpu(kTensorBytes, kScratchBytes, kDeterministic);
+    const PlacedModel model(weights_, On(gpu));
+    return RunModel(model, *NextTokenObjective(model), stream);
+  }
+
+  ModelWeights weights_ = ExactWeights(SmallDenseConfig(2, 64), 14);
+};
+
+TEST_F(DeterministicGpuTest, LossAndGradientsMatchTheExactModelWithinItsSpread) {
+  SKIP_WITHOUT_GPU();
+  const PackedStream stream = Stream({300, 1, 600, 130});
+  const TestContext cpu;
+  const PlacedModel exact_model(weights_, OnCpu(cpu));
+  const Outcome exact = RunModel(exact_model, *NextTokenObjective(exact_model), stream);
+  const Spread spread = SpreadOf(weights_, NextTokenObjective, stream, exact);
+  ExpectWithinSpread(RunOnGpu(stream), exact, spread, weights_.layout);
+}
+
+TEST_F(DeterministicGpuTest, RunsOverThousandsOfTokensGiveTheSameBits) {
+  SKIP_WITHOUT_GPU();
+  const PackedStream stream = Stream({2500, 40, 700});
+  const Outcome first = RunOnGpu(stream);
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    const Outcome again = RunOnGpu(stream);
+    EXPECT_EQ(again.loss, first.loss);
+    EXPECT_TRUE(BitwiseEqual(again.hidden.View(), first.hidden.View()));
+    EXPECT_TRUE(BitwiseEqual(again.gradients.View(), first.gradients.View()));
+  }
+}
+
 // A student and, on the same device, the teacher it learns from.
 TEST(ObjectiveGpuTest, DistillationMatchesTheExactModelWithinItsSpread) {
   SKIP_WITHOUT_GPU();
