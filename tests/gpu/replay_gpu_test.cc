@@ -51,8 +51,10 @@ class ReplayGpuTest : public testing::Test {
     RETURN_IF_ERROR(Zero(context, product));
     RETURN_IF_ERROR(EmbeddingForward(context, {ids, table_, embedded, 1.0}));
     RETURN_IF_ERROR(RmsNormForward(context, {.residual = embedded,
+                                             .branch = {},
                                              .weight = norm_,
                                              .epsilon = 1e-6,
+                                             .hidden = {},
                                              .output = normalised,
                                              .inverse_rms = inverse}));
     RETURN_IF_ERROR(LinearForward(
@@ -65,9 +67,9 @@ class ReplayGpuTest : public testing::Test {
                                                .v = heads(product),
                                                .slopes = slopes,
                                                .segments = absl::MakeConstSpan(&segment, 1),
-                                               .out = heads(attended),
+                                               .scale = 0.5,
                                                .states = states_,
-                                               .scale = 0.5}));
+                                               .out = heads(attended)}));
     return Copy(context, attended, result_.Rows(0, count));
   }
 

@@ -85,6 +85,7 @@ TEST(RecipeDiffTest, JudgesEveryKeyOutsideTheStages) {
       {"run_directory", [](Recipe& r) { r.run_directory = "elsewhere"; }, kTakesEffect},
       {"seed", [](Recipe& r) { r.seed = 5; }, kRefused},
       {"device", [](Recipe& r) { r.device = DeviceChoice::kCpu; }, kTakesEffect},
+      {"deterministic", [](Recipe& r) { r.deterministic = true; }, kTakesEffect},
       {"model.from", [](Recipe& r) { r.model.from = "moved.ckpt"; }, kIgnored},
       {"model.shape", [](Recipe& r) { r.model.shape = "shape.yaml"; }, kIgnored},
       {"optimizer.beta1", [](Recipe& r) { r.optimizer.beta1 = 0.8; }, kTakesEffect},

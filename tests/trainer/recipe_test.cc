@@ -48,6 +48,7 @@ TEST(RecipeTest, ReadsValuesUnitsAndDefaults) {
   EXPECT_EQ(extend.dense_rule, DenseRule::kPerQuery);
   EXPECT_EQ(extend.optimizer_state, OptimizerState::kReset);
   EXPECT_EQ(extend.ScheduleInSteps().warmup_steps, 4);  // 100000 tokens in batches of 32768
+  EXPECT_FALSE(recipe.deterministic);
   EXPECT_EQ(recipe.optimizer.beta2, 0.95);
   EXPECT_EQ(recipe.evaluation.recall_lengths, (std::vector<int64_t>{256, 1024}));
   EXPECT_EQ(recipe.data.at("recall").kind, SourceKind::kAssociativeRecall);
@@ -58,11 +59,13 @@ TEST(RecipeTest, ResolvedRecipeReadsBackIdentical) {
   const std::string name = "a \"quoted\" \\ name, \x01 and caf\xc3\xa9: # [x]";
   Recipe recipe = Parsed(kRecipeExample);
   recipe.name = name;
+  recipe.deterministic = true;
   recipe.optimizer.epsilon = 1.0 / 3.0;
   recipe.data["odd: name"] = recipe.data["text"];
   const std::string text = RecipeText(recipe);
   const Recipe again = Parsed(text);
   EXPECT_EQ(again.name, name);
+  EXPECT_TRUE(again.deterministic);
   EXPECT_EQ(again.optimizer.epsilon, 1.0 / 3.0);
   EXPECT_EQ(FlattenRecipe(again), FlattenRecipe(recipe));
   EXPECT_EQ(RecipeText(again), text);
@@ -71,11 +74,12 @@ TEST(RecipeTest, ResolvedRecipeReadsBackIdentical) {
 
 TEST(RecipeTest, OverridesReplaceAndAddValues) {
   const Recipe recipe = Parsed(
-      kRecipeExample,
-      {"stages[1].peak_lr=2e-4", "seed=7", "stages[0].schedule.warmup_steps=3",
-       "evaluation.recall_lengths=[512]", "checkpoint.keep_every=100", "checkpoint.every=30min"});
+      kRecipeExample, {"stages[1].peak_lr=2e-4", "seed=7", "stages[0].schedule.warmup_steps=3",
+                       "evaluation.recall_lengths=[512]", "checkpoint.keep_every=100",
+                       "checkpoint.every=30min", "deterministic=true"});
   EXPECT_EQ(recipe.stages[1].learning_rate.peak, 2e-4);
   EXPECT_EQ(recipe.seed, 7);
+  EXPECT_TRUE(recipe.deterministic);
   EXPECT_EQ(recipe.stages[0].learning_rate.warmup_steps, 3);
   EXPECT_EQ(recipe.evaluation.recall_lengths, (std::vector<int64_t>{512}));
   EXPECT_EQ(recipe.checkpoint.keep_every, 100);

@@ -17,7 +17,8 @@ absl::Status RunTrain(const TrainCommand& command, Communicator& world) {
     if (world.rank() == 0) PrintRoad(recipe);
     return absl::OkStatus();
   }
-  ASSIGN_OR_RETURN(const std::unique_ptr<DeviceSession> session, OpenDevice(recipe.device, world));
+  ASSIGN_OR_RETURN(const std::unique_ptr<DeviceSession> session,
+                   OpenDevice(recipe.device, world, {.is_deterministic = recipe.deterministic}));
   if (command.plan) return PrintPlan(recipe, *session, world);
   if (IsRoad(recipe)) return WalkRoad(recipe, *session, world);
   return RunRecipe(recipe, *session, world).status();

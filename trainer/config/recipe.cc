@@ -121,6 +121,7 @@ void VisitRecipe(FieldVisitor& v, Recipe& recipe) {
   v.Text("run_directory", recipe.run_directory, Need::kRequired);
   v.Integer("seed", recipe.seed, Unit::kCount, 0, Need::kOptional);
   v.Choice("device", recipe.device, kDeviceChoices);
+  v.Flag("deterministic", recipe.deterministic);
   v.Section("model", [&](FieldVisitor& nested) {
     nested.Text("from", recipe.model.from, Need::kOptional);
     nested.Text("shape", recipe.model.shape, Need::kOptional);

@@ -147,6 +147,7 @@ struct Recipe {
   std::string run_directory;
   int64_t seed = 0;
   DeviceChoice device = DeviceChoice::kAuto;
+  bool deterministic = false;  // the same bits from run to run, where a faster way gives others
   ModelSource model;
   std::string teacher;  // checkpoint or run, for distill
   std::map<std::string, SourceConfig> data;

@@ -45,6 +45,7 @@ constexpr Rule kRules[] = {
     {"run_directory", Effect::kTakesEffect, "the run goes on where it was found"},
     {"seed", Effect::kRefused, "the order of the data follows from it"},
     {"device", Effect::kTakesEffect, "a run goes on on any device, rounding as that one does"},
+    {"deterministic", Effect::kTakesEffect, "from the next step on; it changes rounding alone"},
     {"model.*", Effect::kIgnored, "the weights come from the checkpoint"},
     {"teacher", Effect::kTeacher, ""},
     {"data.*", Effect::kSource, ""},

@@ -59,10 +59,10 @@ int RanksOnDevice(const PlaceOnHost& place, int cuda_devices) {
   return (place.ranks - index + devices - 1) / devices;
 }
 
-absl::StatusOr<std::unique_ptr<DeviceSession>> OpenDevice(DeviceChoice choice,
-                                                          Communicator& world) {
+absl::StatusOr<std::unique_ptr<DeviceSession>> OpenDevice(DeviceChoice choice, Communicator& world,
+                                                          const DeviceOptions& options) {
   const Device device = DeviceFor(choice, ThisPlaceOnHost(), CudaDeviceCount());
-  auto session = DeviceSession::Open(device);
+  auto session = DeviceSession::Open(device, options);
   RETURN_IF_ERROR(AgreeOnStatus(world, session.status()));
   RETURN_IF_ERROR(AgreeOnKind(device.kind, world));
   if (device.kind == DeviceKind::kCuda) LogInfo(absl::StrCat("running on ", (*session)->name()));

@@ -29,7 +29,8 @@ int RanksOnDevice(const PlaceOnHost& place, int cuda_devices);
 
 // Opens this rank's device; a process does so once. Collective: fails on every rank where one has
 // no such device, or where some would run on CUDA and some on the CPU.
-absl::StatusOr<std::unique_ptr<DeviceSession>> OpenDevice(DeviceChoice choice, Communicator& world);
+absl::StatusOr<std::unique_ptr<DeviceSession>> OpenDevice(DeviceChoice choice, Communicator& world,
+                                                          const DeviceOptions& options = {});
 
 // What a rank may take of a CUDA device's free memory: an even share, less what is left for others.
 // May be negative.
