@@ -4,12 +4,9 @@
 
 #include "absl/status/status.h"
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/execution_context.h"
 #include "kernels/base/tensor_view.h"
-#include "kernels/cpu/cpu_ops.h"
-#ifdef SALAMANDER_HAS_CUDA
-#include "kernels/cuda/cuda_ops.h"
-#endif
 
 // Shapes between our own layers are a programmer's matter: a mismatch is fatal and names both.
 #define CHECK_SAME_SHAPE(a, b)       \

@@ -2,8 +2,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/bfloat16.h"
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/parallel.h"
 
 namespace salamander::cpu {

@@ -12,8 +12,8 @@
 
 #include <omp.h>
 
+#include "kernels/backend_ops.h"
 #include "kernels/cpu/attention_tiles.h"
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/small_matrix.h"
 #include "kernels/cpu/vector_math.h"
 

@@ -1,7 +1,7 @@
 // The gradient is divided by columns: a task adds its columns of every token's row in token order,
 // which needs neither atomics nor scratch, whatever tokens repeat.
+#include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/parallel.h"
 
 namespace salamander::cpu {

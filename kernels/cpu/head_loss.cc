@@ -9,8 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/head_chunk.h"
 #include "kernels/cpu/small_matrix.h"
 #include "kernels/cpu/vector_math.h"

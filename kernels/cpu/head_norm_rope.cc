@@ -1,5 +1,5 @@
 // One head of one token at a time: its D elements stay in the first-level cache between the halves.
-#include "kernels/cpu/cpu_ops.h"
+#include "kernels/backend_ops.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row_norm.h"
 

@@ -1,6 +1,6 @@
 #include <array>
 
-#include "kernels/cpu/cpu_ops.h"
+#include "kernels/backend_ops.h"
 #include "kernels/cpu/parallel.h"
 
 namespace salamander::cpu {

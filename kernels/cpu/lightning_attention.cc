@@ -10,7 +10,7 @@
 
 #include <omp.h>
 
-#include "kernels/cpu/cpu_ops.h"
+#include "kernels/backend_ops.h"
 #include "kernels/cpu/lightning_chunk.h"
 #include "kernels/cpu/parallel.h"
 

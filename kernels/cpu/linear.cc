@@ -1,4 +1,4 @@
-#include "kernels/cpu/cpu_ops.h"
+#include "kernels/backend_ops.h"
 #include "kernels/cpu/matrix_product.h"
 #include "kernels/cpu/parallel.h"
 

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/bfloat16.h"
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/parallel.h"
 
 namespace salamander::cpu {

@@ -1,5 +1,5 @@
 // A row is read from memory once; its second pass finds it in the first-level cache.
-#include "kernels/cpu/cpu_ops.h"
+#include "kernels/backend_ops.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row_norm.h"
 

@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "kernels/adamw.h"
+#include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/block_list.cuh"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/runtime.h"

@@ -1,6 +1,5 @@
-// Tiles of bf16 in shared memory and the tensor cores' view of them: mma.sync m16n8k16 with fp32
-// accumulation, ldmatrix, cp.async. A tile has kD columns and its 16-byte chunks are permuted
-// within the row, so that the eight rows of an ldmatrix meet all banks once.
+// Products of tiles of bf16 in shared memory on the tensor cores, as block attention and block
+// selection take them.
 #ifndef KERNELS_CUDA_BLOCK_ATTENTION_MMA_CUH_
 #define KERNELS_CUDA_BLOCK_ATTENTION_MMA_CUH_
 
@@ -9,6 +8,7 @@
 #include <cuda_bf16.h>
 
 #include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/tensor_core.cuh"
 #include "kernels/cuda/vector.cuh"
 
 namespace salamander::cuda {
@@ -23,48 +23,6 @@ __device__ inline float Exp2(float x) {
   return result;
 }
 
-// d += a b, a: 16 x 16 rows, b: 16 x 8 columns. Lane l holds rows l / 4 and l / 4 + 8, columns
-// l % 4 * 2 and the next of d.
-__device__ inline void MultiplyAdd(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                   uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ inline void LoadMatrices(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-
-__device__ inline void LoadMatricesTransposed(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-
-// Copies 16 bytes, or writes 16 zero bytes where `is_read` is false.
-__device__ inline void CopyAsync(uint32_t destination, const void* source, bool is_read) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source),
-               "r"(is_read ? 16 : 0)
-               : "memory");
-}
-
-__device__ inline void CommitCopies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-// Returns when at most kPending of the newest groups are under way.
-template <int kPending>
-__device__ inline void WaitForCopies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
 // A tile of rows of kD columns in shared memory.
 template <int kD>
 class SharedTile {
@@ -73,14 +31,11 @@ class SharedTile {
   static constexpr int Bytes(int rows) { return rows * kD * 2; }
 
   __device__ explicit SharedTile(void* memory)
-      : memory_(static_cast<char*>(memory)),
-        address_(static_cast<uint32_t>(__cvta_generic_to_shared(memory))) {}
+      : memory_(static_cast<char*>(memory)), address_(SharedAddress(memory)) {}
 
-  __device__ static int Offset(int row, int chunk) {
-    const int permutation = kChunks >= 8 ? (row & 7) : ((row >> 1) & 3);
-    return row * (kD * 2) + ((chunk ^ permutation) << 4);
+  __device__ uint32_t Address(int row, int chunk) const {
+    return address_ + ChunkOffset<kD>(row, chunk);
   }
-  __device__ uint32_t Address(int row, int chunk) const { return address_ + Offset(row, chunk); }
 
   // 16 rows from `row`, 16 columns from 2 * chunk: the left operand of a product.
   __device__ void LoadLeft(int row, int step, uint32_t (&a)[4]) const {
@@ -103,7 +58,7 @@ class SharedTile {
   // Chunk `chunk` of `row` from `source`, the row's first element in global memory, element by
   // element, with zeros beyond `columns`; null: zeros.
   __device__ void FillByElement(int row, int chunk, const BFloat16* source, int columns) const {
-    auto* const destination = reinterpret_cast<BFloat16*>(memory_ + Offset(row, chunk));
+    auto* const destination = reinterpret_cast<BFloat16*>(memory_ + ChunkOffset<kD>(row, chunk));
     for (int i = 0; i < kLanes; ++i) {
       const int column = chunk * kLanes + i;
       destination[i] =

@@ -9,9 +9,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/block_attention_tiles.cuh"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/runtime.h"
 

@@ -7,9 +7,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/block_attention.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/cudnn_attention.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"

@@ -6,8 +6,8 @@
 
 #include <cub/device/device_radix_sort.cuh>
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/runtime.h"

@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/head_loss_rows.h"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/runtime.h"

@@ -2,8 +2,8 @@
 // leaves four partial sums, and a second kernel adds the blocks in order.
 #include <algorithm>
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/layer_mse.h"

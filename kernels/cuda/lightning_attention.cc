@@ -12,8 +12,8 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/lightning_kernels.h"
 #include "kernels/cuda/lightning_plan.h"
 #include "kernels/cuda/runtime.h"

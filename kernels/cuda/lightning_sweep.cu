@@ -56,8 +56,8 @@ __device__ void ScoreStrips(uint32_t queries, uint32_t keys, const DecayPowers& 
       for (int block = 0; block < 2; ++block) {
         if (block == blocks) break;
         LoadColumns<kDim>(keys, column + 16 * block, d, lane, key);
-        MultiplyAdd(query, key[0], key[1], sum[block][0]);
-        MultiplyAdd(query, key[2], key[3], sum[block][1]);
+        MultiplyAdd(sum[block][0], query, key[0], key[1]);
+        MultiplyAdd(sum[block][1], query, key[2], key[3]);
       }
     }
 #pragma unroll
@@ -70,7 +70,7 @@ __device__ void ScoreStrips(uint32_t queries, uint32_t keys, const DecayPowers& 
           const int i = row + 8 * half + lane / 4;
           const int j = column + 16 * block + 8 * tile + 2 * (lane % 4);
           const float* const pair = &sum[block][tile][2 * half];
-          *reinterpret_cast<uint32_t*>(scores + PieceOffset<kLightningChunk>(i, j / 8) +
+          *reinterpret_cast<uint32_t*>(scores + ChunkOffset<kLightningChunk>(i, j / 8) +
                                        4 * (lane % 4)) =
               PackPair(scale * powers(i - j) * pair[0], scale * powers(i - j - 1) * pair[1]);
         }
@@ -102,7 +102,7 @@ struct Output {
         LoadBlock<kDim>(queries, 16 * m, 16 * j, lane, query);
 #pragma unroll
         for (int n = 0; n < 2 * kTiles; ++n) {
-          MultiplyAdd(query, operand[n][0], operand[n][1], tile[m][n]);
+          MultiplyAdd(tile[m][n], query, operand[n][0], operand[n][1]);
         }
       }
     }
@@ -129,8 +129,8 @@ struct Output {
       LoadBlock<kLightningChunk>(scores, 16 * m, 16 * block, lane, score);
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) {
-        MultiplyAdd(score, values[i][0], values[i][2], tile[m][2 * i]);
-        MultiplyAdd(score, values[i][1], values[i][3], tile[m][2 * i + 1]);
+        MultiplyAdd(tile[m][2 * i], score, values[i][0], values[i][2]);
+        MultiplyAdd(tile[m][2 * i + 1], score, values[i][1], values[i][3]);
       }
     }
   }
@@ -145,7 +145,7 @@ struct Output {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int row = 16 * m + 8 * half + lane / 4;
-          *reinterpret_cast<uint32_t*>(staging + PieceOffset<kDim>(row, first / 8 + n) +
+          *reinterpret_cast<uint32_t*>(staging + ChunkOffset<kDim>(row, first / 8 + n) +
                                        4 * (lane % 4)) =
               PackPair(tile[m][n][2 * half], tile[m][n][2 * half + 1]);
         }
@@ -162,7 +162,7 @@ struct Output {
         const int row = 16 * m + row_of_lane;
         if (row < rows && piece * 8 < dim) {
           *reinterpret_cast<uint4*>(out + row * step + piece * 8) =
-              *reinterpret_cast<const uint4*>(staging + PieceOffset<kDim>(row, piece));
+              *reinterpret_cast<const uint4*>(staging + ChunkOffset<kDim>(row, piece));
         }
       }
     }

@@ -2,8 +2,7 @@
 // memory, and the state in registers.
 //
 // A tile row holds the kDim elements of a token (kDim: head dim rounded up to 32, 64 or 128; what
-// lies past the head dim or the last token is zero). Its pieces of 16 bytes are permuted by the
-// row, so that the eight rows of an ldmatrix lie in different banks.
+// lies past the head dim or the last token is zero), as ChunkOffset lays them out.
 //
 // The state is kept as [value dim, key dim], fp32, in the accumulators of mma.m16n8k16: a warp owns
 // kTiles * 16 value dims and all key dims. Lane 4 g + t of a warp holds, of each 16 x 8 tile,
@@ -16,64 +15,11 @@
 #include <cstdint>
 
 #include "kernels/cuda/lightning_plan.h"
+#include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/tensor_core.cuh"
 #include "kernels/cuda/vector.cuh"
 
 namespace salamander::cuda {
-
-constexpr int kPieceBytes = 16;
-
-__device__ inline uint32_t SharedAddress(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-// Byte offset of a piece in a tile with rows of kDim elements.
-template <int kDim>
-__device__ inline uint32_t PieceOffset(int row, int piece) {
-  static_assert(kDim == 32 || kDim % 64 == 0);
-  const int key = kDim == 32 ? (row >> 1) & 3 : row & 7;
-  return static_cast<uint32_t>(row * kDim * 2 + (piece ^ key) * kPieceBytes);
-}
-
-__device__ inline void CopyPieceAsync(uint32_t destination, const void* source, bool is_there) {
-  const int bytes = is_there ? kPieceBytes : 0;  // the rest of the piece becomes zero
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(destination), "l"(source),
-               "r"(bytes)
-               : "memory");
-}
-__device__ inline void CommitCopies() {
-  asm volatile("cp.async.commit_group;\n" ::: "memory");
-}
-template <int kPending>
-__device__ inline void WaitForCopies() {
-  asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
-}
-
-__device__ inline void LoadMatrices(uint32_t address, uint32_t (&x)[4]) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ inline void LoadMatricesTransposed(uint32_t address, uint32_t (&x)[4]) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(address)
-               : "memory");
-}
-
-// sum [16, 8] += a [16, 16] b [16, 8]
-__device__ inline void MultiplyAdd(const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
-                                   float (&sum)[4]) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ inline uint32_t PackPair(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
 
 // `pair` times (low, high), rounded again.
 __device__ inline uint32_t ScalePair(uint32_t pair, float low, float high) {
@@ -84,21 +30,21 @@ __device__ inline uint32_t ScalePair(uint32_t pair, float low, float high) {
 // The 16 x 16 block at (row, column) of a tile, as the A operand: lanes hold rows.
 template <int kDim>
 __device__ inline void LoadBlock(uint32_t tile, int row, int column, int lane, uint32_t (&x)[4]) {
-  LoadMatrices(tile + PieceOffset<kDim>(row + (lane & 15), column / 8 + (lane >> 4)), x);
+  LoadMatrices(x, tile + ChunkOffset<kDim>(row + (lane & 15), column / 8 + (lane >> 4)));
 }
 
 // The same block as the B operand [column, row]: (x0, x1) for rows 0 to 7, (x2, x3) for 8 to 15.
 template <int kDim>
 __device__ inline void LoadColumns(uint32_t tile, int row, int column, int lane, uint32_t (&x)[4]) {
   const int in_row = (lane & 7) + 8 * (lane >> 4);
-  LoadMatrices(tile + PieceOffset<kDim>(row + in_row, column / 8 + ((lane >> 3) & 1)), x);
+  LoadMatrices(x, tile + ChunkOffset<kDim>(row + in_row, column / 8 + ((lane >> 3) & 1)));
 }
 
 // The same block as the B operand [row, column]: (x0, x1) for columns 0 to 7, (x2, x3) for 8 to 15.
 template <int kDim>
 __device__ inline void LoadRows(uint32_t tile, int row, int column, int lane, uint32_t (&x)[4]) {
   const int in_row = (lane & 7) + 8 * ((lane >> 3) & 1);
-  LoadMatricesTransposed(tile + PieceOffset<kDim>(row + in_row, column / 8 + (lane >> 4)), x);
+  LoadMatricesTransposed(x, tile + ChunkOffset<kDim>(row + in_row, column / 8 + (lane >> 4)));
 }
 
 // The same block as the A operand [column, row]; (x0, x2) and (x1, x3) are the B operand
@@ -107,7 +53,7 @@ template <int kDim>
 __device__ inline void LoadTransposed(uint32_t tile, int row, int column, int lane,
                                       uint32_t (&x)[4]) {
   const int in_row = (lane & 7) + 8 * (lane >> 4);
-  LoadMatricesTransposed(tile + PieceOffset<kDim>(row + in_row, column / 8 + ((lane >> 3) & 1)), x);
+  LoadMatricesTransposed(x, tile + ChunkOffset<kDim>(row + in_row, column / 8 + ((lane >> 3) & 1)));
 }
 
 // Copies `rows` rows of `dim` elements, `step` elements apart, into a tile; the rest becomes zero.
@@ -121,8 +67,8 @@ __device__ inline void LoadTileAsync(const BFloat16* first, int64_t step, int ro
   for (int i = 0; i < kLightningChunk * kPieces / kThreads; ++i) {
     const int row = static_cast<int>(threadIdx.x) / kPieces + i * (kThreads / kPieces);
     const bool is_there = row < rows && piece * 8 < dim;
-    CopyPieceAsync(tile + PieceOffset<kDim>(row, piece),
-                   is_there ? first + row * step + piece * 8 : first, is_there);
+    CopyAsync(tile + ChunkOffset<kDim>(row, piece),
+              is_there ? first + row * step + piece * 8 : first, is_there);
   }
 }
 
@@ -229,8 +175,8 @@ struct LightningState {
       LoadRows<kDim>(keys, row, 16 * j, lane, key);
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) {
-        MultiplyAdd(values[i], key[0], key[1], tile[i][2 * j]);
-        MultiplyAdd(values[i], key[2], key[3], tile[i][2 * j + 1]);
+        MultiplyAdd(tile[i][2 * j], values[i], key[0], key[1]);
+        MultiplyAdd(tile[i][2 * j + 1], values[i], key[2], key[3]);
       }
     }
   }

@@ -1,7 +1,7 @@
 #include "kernels/linear.h"
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/runtime.h"
 

@@ -2,7 +2,7 @@
 // thread; fp32 to bf16 rounds to nearest, ties to even.
 #include "absl/strings/str_cat.h"
 
-#include "kernels/cuda/cuda_ops.h"
+#include "kernels/backend_ops.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/runtime.h"

@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/status.h"
 

@@ -7,9 +7,9 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/column_sums.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/rms_norm.h"

@@ -2,9 +2,9 @@
 // places cross it, and both sets of frequencies.
 #include <vector>
 
+#include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/block_list.cuh"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/vector.cuh"

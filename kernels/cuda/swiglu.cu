@@ -1,5 +1,5 @@
 // Bound by memory: 6 bytes an element forward, 10 or 12 backward.
-#include "kernels/cuda/cuda_ops.h"
+#include "kernels/backend_ops.h"
 #include "kernels/cuda/pointwise.cuh"
 #include "kernels/swiglu.h"
 
