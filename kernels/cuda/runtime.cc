@@ -90,10 +90,9 @@ absl::Status Runtime::CheckGrid(const KernelLaunch& launch) const {
                                                "; use a shorter stream"));
 }
 
-// Beyond what every kernel may take, a kernel is allowed more when it first asks.
+// A kernel may take 48 KiB, what it declares included, before it is allowed more.
 absl::Status Runtime::AllowSharedMemory(const KernelLaunch& launch) {
-  if (launch.shared_bytes <= static_cast<int64_t>(properties_.sharedMemPerBlock))
-    return absl::OkStatus();
+  if (launch.shared_bytes == 0) return absl::OkStatus();
   const auto most = static_cast<int64_t>(properties_.sharedMemPerBlockOptin);
   if (launch.shared_bytes > most) {
     return absl::UnimplementedError(absl::StrCat(

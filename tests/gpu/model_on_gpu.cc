@@ -169,7 +169,8 @@ std::unique_ptr<Objective> NextTokenObjective(const PlacedModel& model) {
   return LanguageModelObjective(model.transformer());
 }
 
-Outcome RunModel(const PlacedModel& model, const Objective& objective, const PackedStream& stream) {
+Outcome RunModel(const PlacedModel& model, const Objective& objective, const PackedStream& stream,
+                 Replay* replay) {
   const auto& [session, execution] = model.place();
   const ArenaScope scope(*execution.arena);
   Outcome outcome;
@@ -185,11 +186,14 @@ Outcome RunModel(const PlacedModel& model, const Objective& objective, const Pac
   const ModelTensors views = BindTensors(model.config(), model.layout(), gradients);
   const TensorView loss_sum = execution.arena->Tensor(DType::kFloat64, {1});
   CheckOk(Zero(execution, loss_sum));
-  CheckOk(objective.Accumulate({.execution = execution,
-                                .stream = stream,
-                                .gradient_scale = 1.0 / row_weights,
-                                .gradients = &views,
-                                .loss_sum = loss_sum}));
+  const auto accumulate = [&] {
+    return objective.Accumulate({.execution = execution,
+                                 .stream = stream,
+                                 .gradient_scale = 1.0 / row_weights,
+                                 .gradients = &views,
+                                 .loss_sum = loss_sum});
+  };
+  CheckOk(replay == nullptr ? accumulate() : replay->Run(accumulate));
   outcome.gradients = OnHost(execution, gradients.Flat());
   outcome.loss = OnHost(execution, loss_sum).At(0) * objective.loss_unit() / row_weights;
   return outcome;

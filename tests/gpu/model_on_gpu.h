@@ -94,8 +94,10 @@ struct Outcome {
 using ObjectiveOf = std::function<std::unique_ptr<Objective>(const PlacedModel& model)>;
 std::unique_ptr<Objective> NextTokenObjective(const PlacedModel& model);
 
-// Final hidden states, then loss and gradients of all parameters in a pass of their own.
-Outcome RunModel(const PlacedModel& model, const Objective& objective, const PackedStream& stream);
+// Final hidden states, then loss and gradients of all parameters in a pass of their own, which
+// goes through `replay` where one is given.
+Outcome RunModel(const PlacedModel& model, const Objective& objective, const PackedStream& stream,
+                 Replay* replay = nullptr);
 
 // Root mean square over perturbed models of how far each result was from the exact model's.
 struct Spread {

@@ -269,6 +269,7 @@ TEST_P(DescentTest, LossFallsToAFractionOverThirtySteps) {
     return ParameterPolicy{.is_trainable = problem.Learns(spec)};
   });
   const auto alone = SingleRankCommunicator();
+  const std::unique_ptr<Replay> micro_batch = CpuSession().NewReplay();
   const SequenceAt same = [&](int64_t) -> absl::StatusOr<PackedStream> { return problem.stream; };
   double first = 0.0, last = 0.0;
   for (int step = 0; step < 30; ++step) {
@@ -277,7 +278,8 @@ TEST_P(DescentTest, LossFallsToAFractionOverThirtySteps) {
                                       .weights = problem.model.weights.buffer,
                                       .gradients = problem.gradients,
                                       .gradient_views = views,
-                                      .optimizer = *optimizer},
+                                      .optimizer = *optimizer,
+                                      .micro_batch = *micro_batch},
                                      *problem.objective, same, step, {.sequences = 1}, 1e-2);
     ASSERT_TRUE(result.ok()) << result.status();
     if (step == 0) first = result->loss;

@@ -50,7 +50,8 @@ absl::StatusOr<StepResult> StepProblem::Step(Communicator& ranks, int64_t first_
                                 .weights = model_.weights.buffer,
                                 .gradients = gradients_,
                                 .gradient_views = gradient_views_,
-                                .optimizer = optimizer_};
+                                .optimizer = optimizer_,
+                                .micro_batch = *micro_batch_};
   const SequenceAt sequence_at = instead.sequence_at ? instead.sequence_at : &StepProblem::Sequence;
   return RunTrainStep(resources, instead.objective == nullptr ? *objective_ : *instead.objective,
                       sequence_at, first_sequence, batch, 1e-2);

@@ -41,6 +41,7 @@ class StepProblem {
   ModelTensors gradient_views_;
   Optimizer optimizer_;
   std::unique_ptr<Objective> objective_;
+  std::unique_ptr<Replay> micro_batch_ = CpuSession().NewReplay();
 };
 
 }  // namespace salamander

@@ -102,6 +102,7 @@ struct TrainingRun::Stage {
   const StageConfig& config;
   Transformer model;
   std::unique_ptr<Objective> objective;
+  std::unique_ptr<Replay> micro_batch;
   ModelTensors gradients;
   std::unique_ptr<SequenceMixture> sequences;
   std::unique_ptr<HeldOutSequences> held_out;
@@ -215,6 +216,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun::Stage>> TrainingRun::BeginStage() {
           state_->model_config,
           BindTensors(state_->weights.config, state_->weights.layout, state_->read_weights())),
       .objective = nullptr,
+      .micro_batch = workspace_.session().NewReplay(),
       .gradients =
           BindTrainable(state_->weights.config, state_->weights.layout, *gradients_,
                         [&](const ParameterSpec& spec) { return policy(spec).is_trainable; }),
@@ -260,6 +262,7 @@ absl::Status TrainingRun::RunStep(Stage& stage) {
       .gradients = *gradients_,
       .gradient_views = stage.gradients,
       .optimizer = *state_->optimizer,
+      .micro_batch = *stage.micro_batch,
       .rounded = state_->rounded.has_value() ? &*state_->rounded : nullptr};
   const auto sequence_at = [&](int64_t n) { return stage.sequences->Sequence(n); };
   ASSIGN_OR_RETURN(const StepResult result,

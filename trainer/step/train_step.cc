@@ -48,11 +48,14 @@ absl::StatusOr<double> AccumulateAll(const StepResources& resources, const Objec
   RETURN_IF_ERROR(Zero(execution, loss_sum));
   RETURN_IF_ERROR(Zero(execution, resources.gradients.Flat()));
   for (const PackedStream& stream : micro_batches) {
-    RETURN_IF_ERROR(objective.Accumulate({.execution = execution,
-                                          .stream = stream,
-                                          .gradient_scale = gradient_scale,
-                                          .gradients = &resources.gradient_views,
-                                          .loss_sum = loss_sum}));
+    const auto accumulate = [&] {
+      return objective.Accumulate({.execution = execution,
+                                   .stream = stream,
+                                   .gradient_scale = gradient_scale,
+                                   .gradients = &resources.gradient_views,
+                                   .loss_sum = loss_sum});
+    };
+    RETURN_IF_ERROR(resources.micro_batch.Run(accumulate));
   }
   double sum = 0.0;
   RETURN_IF_ERROR(CopyToHost(execution, loss_sum, &sum));

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 
 #include "data/sequences/packed_stream.h"
+#include "kernels/device.h"
 #include "model/parallel/communicator.h"
 #include "trainer/step/objective.h"
 #include "trainer/step/optimizer.h"
@@ -40,6 +41,7 @@ struct StepResources {
   const ParameterBuffer& gradients;    // scratch: zeroed first
   const ModelTensors& gradient_views;  // the trainable part of it
   Optimizer& optimizer;
+  Replay& micro_batch;  // through which each one is enqueued: those cut alike are one graph on CUDA
   const ParameterBuffer* rounded = nullptr;  // what the model reads, where that is not the masters
 };
 
