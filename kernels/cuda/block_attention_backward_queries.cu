@@ -23,7 +23,7 @@ __global__ void DeltaKernel(const AttentionArgs args, const BFloat16* out, const
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kDeltaWarps + threadIdx.x / kWarp;
   if (row >= rows) return;
   const SegmentPlan segment =
-      SegmentOfItem(args.segments, args.segment_count, row / args.heads, &SegmentPlan::first_query);
+      EntryOf(args.segments, args.segment_count, row / args.heads, &SegmentPlan::first_query);
   const int64_t index =
       (segment.query_begin - segment.first_query) * static_cast<int64_t>(args.heads) + row;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;

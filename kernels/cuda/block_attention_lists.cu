@@ -7,6 +7,7 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/block_attention_lists.h"
+#include "kernels/cuda/block_list.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/vector.cuh"
@@ -43,20 +44,6 @@ struct ListArgs {
   int32_t* queries;  // all lists
 };
 
-// By the segment's member `first`, ascending over the segments.
-__device__ ListSegment SegmentOf(const ListArgs& args, int64_t ListSegment::*first, int64_t index) {
-  int low = 0, high = args.segment_count - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (args.segments[middle].*first <= index) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return args.segments[low];
-}
-
 // Calls visit(query, block) by all threads for the blocks in [first, end) that queries
 // [begin, begin + count) name. Blocks after a query's own count as not named.
 template <typename Visit>
@@ -77,7 +64,8 @@ __device__ void VisitLists(const ListArgs& args, const ListSegment& segment, int
 // Grid: one block per (chunk, KV head).
 __global__ void CountReadersKernel(const ListArgs args) {
   __shared__ int counts[kWindowBlocks];
-  const ListSegment segment = SegmentOf(args, &ListSegment::first_chunk, blockIdx.x);
+  const ListSegment segment =
+      EntryOf(args.segments, args.segment_count, blockIdx.x, &ListSegment::first_chunk);
   const int64_t chunk = blockIdx.x - segment.first_chunk;
   const int64_t begin = chunk * kChunkQueries;
   const int count =
@@ -103,7 +91,8 @@ __global__ void CountReadersKernel(const ListArgs args) {
 __global__ void SumChunksKernel(const ListArgs args) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= args.blocks) return;
-  const ListSegment segment = SegmentOf(args, &ListSegment::first_block, index);
+  const ListSegment segment =
+      EntryOf(args.segments, args.segment_count, index, &ListSegment::first_block);
   int32_t* cell =
       args.counts + blockIdx.y * args.cells + segment.first_cell + index - segment.first_block;
   int32_t sum = 0;
@@ -159,7 +148,8 @@ __global__ void CountPartsKernel(const int64_t* begins, int64_t count, int64_t p
 __global__ void FillReadersKernel(const ListArgs args) {
   __shared__ unsigned masks[kWindowBlocks][2];
   __shared__ int written[kWindowBlocks];
-  const ListSegment segment = SegmentOf(args, &ListSegment::first_chunk, blockIdx.x);
+  const ListSegment segment =
+      EntryOf(args.segments, args.segment_count, blockIdx.x, &ListSegment::first_chunk);
   const int64_t chunk = blockIdx.x - segment.first_chunk;
   const int64_t chunk_begin = chunk * kChunkQueries;
   const int64_t chunk_end = min(chunk_begin + kChunkQueries, segment.query_count);

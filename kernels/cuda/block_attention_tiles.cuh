@@ -14,6 +14,7 @@
 
 #include "kernels/cuda/block_attention.h"
 #include "kernels/cuda/block_attention_mma.cuh"
+#include "kernels/cuda/block_list.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/runtime.h"
 
@@ -51,20 +52,9 @@ struct AttentionArgs {
   float scale;
 };
 
-// The last segment whose member `first` is at most `index`. Requires: it ascends.
-__device__ inline SegmentPlan SegmentOfItem(
-    const SegmentPlan* segments, int count, int64_t index,
-    int64_t SegmentPlan::*first = &SegmentPlan::first_item) {
-  int low = 0, high = count - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (segments[middle].*first <= index) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return segments[low];
+// The segment whose work items the item is one of.
+__device__ inline SegmentPlan SegmentOfItem(const SegmentPlan* segments, int count, int64_t item) {
+  return EntryOf(segments, count, item, &SegmentPlan::first_item);
 }
 
 // Rows [first, first + count) of a (segment, KV head): row r is query r / G with head r % G.
