@@ -7,31 +7,11 @@
 #include "kernels/cuda/architectures.h"
 #include "kernels/cuda/cudnn_attention.h"
 #include "kernels/cuda/products.h"
+#include "kernels/cuda/requirements.h"
 #include "kernels/cuda/status.h"
 
 namespace salamander::cuda {
 namespace {
-
-constexpr int kLeastMajor = 8;  // bf16 tensor cores and cp.async
-
-absl::Status CheckDevice(const cudaDeviceProp& properties) {
-  if (properties.major >= kLeastMajor) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      properties.name, " has compute capability ", properties.major, ".", properties.minor,
-      "; the CUDA backend needs ", kLeastMajor, ".0 (A100) or newer, use device: cpu"));
-}
-
-absl::Status CheckDriver() {
-  int driver = 0;
-  int runtime = 0;
-  RETURN_IF_CUDA_ERROR(cudaDriverGetVersion(&driver));
-  RETURN_IF_CUDA_ERROR(cudaRuntimeGetVersion(&runtime));
-  if (driver / 1000 >= runtime / 1000) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("the NVIDIA driver serves CUDA ", driver / 1000, ".", driver % 1000 / 10,
-                   " and this program was built with CUDA ", runtime / 1000, ".",
-                   runtime % 1000 / 10, "; update the driver, or build with an older toolkit"));
-}
 
 absl::Status StatusOf(const Fault& fault) {
   const bool is_target = static_cast<FaultKind>(fault.kind) == FaultKind::kTargetOutsideVocabulary;
@@ -47,10 +27,9 @@ absl::Status StatusOf(const Fault& fault) {
 Runtime::Runtime(const cudaDeviceProp& properties) : properties_(properties) {}
 
 absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(int index) {
-  RETURN_IF_ERROR(CheckDriver());
   cudaDeviceProp properties;
   RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, index));
-  RETURN_IF_ERROR(CheckDevice(properties));
+  RETURN_IF_ERROR(CheckGpu(properties.name, properties.major, properties.minor));
   RETURN_IF_CUDA_ERROR(cudaSetDevice(index));
   RETURN_IF_ERROR(CheckArchitecture(properties));
   std::unique_ptr<Runtime> runtime(new Runtime(properties));

@@ -26,7 +26,7 @@ class Products;        // kernels/cuda/products.h: matrix products by cuBLASLt
 
 class Runtime {
  public:
-  // Opens device `index`. Fails where it or its driver is too old.
+  // Opens device `index`. Fails where it is too old.
   static absl::StatusOr<std::unique_ptr<Runtime>> Create(int index);
   ~Runtime();
   Runtime(const Runtime&) = delete;

@@ -7,6 +7,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/graph_replay.h"
 #include "kernels/cuda/planning_queue.h"
+#include "kernels/cuda/requirements.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/status.h"
 
@@ -15,6 +16,13 @@ namespace {
 
 void Free(void* base, int64_t /*capacity_bytes*/) {
   cudaFree(base);
+}
+
+absl::Status CheckThisDriver() {
+  int driver = 0, runtime = 0;
+  RETURN_IF_CUDA_ERROR(cudaDriverGetVersion(&driver));
+  RETURN_IF_CUDA_ERROR(cudaRuntimeGetVersion(&runtime));
+  return CheckDriver(driver, runtime);
 }
 
 constexpr int kWarmUpRuns = 2;
@@ -128,6 +136,7 @@ int DeviceCount() {
 
 absl::StatusOr<std::unique_ptr<DeviceSession>> OpenSession(int index,
                                                            const DeviceOptions& options) {
+  RETURN_IF_ERROR(CheckThisDriver());
   int count = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
     cudaGetLastError();
