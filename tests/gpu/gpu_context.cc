@@ -1,7 +1,11 @@
 #include "tests/gpu/gpu_context.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <string>
 #include <vector>
+
+#include <gmock/gmock.h>
 
 #include "kernels/base/logging.h"
 #include "kernels/memory.h"
@@ -19,7 +23,26 @@ void CheckOk(const absl::Status& status) {
   SALAMANDER_CHECK(status.ok()) << status.ToString();
 }
 
+// By copies of what is set already: a host would take seconds for the memory of a long stream.
+void SetEveryBit(const ExecutionContext& context, const TensorView& tensor) {
+  const int64_t size = tensor.size();
+  const TensorView flat = tensor.Reshape({size});
+  const int64_t first = std::min(size, int64_t{1} << 18);
+  const std::vector<uint8_t> ones(static_cast<size_t>(flat.Rows(0, first).bytes()), 0xFF);
+  CheckOk(CopyFromHost(context, ones.data(), flat.Rows(0, first)));
+  for (int64_t set = first; set < size;) {
+    const int64_t next = std::min(set, size - set);
+    CheckOk(Copy(context, flat.Rows(0, next), flat.Rows(set, next)));
+    set += next;
+  }
+}
+
 }  // namespace
+
+int64_t FreeGpuBytes() {
+  const auto session = ValueOrDie(DeviceSession::Open({DeviceKind::kCuda, 0}));
+  return ValueOrDie(session->FreeBytes());
+}
 
 GpuContext::GpuContext(int64_t tensor_bytes, int64_t scratch_bytes, const DeviceOptions& options)
     : session_(ValueOrDie(DeviceSession::Open({DeviceKind::kCuda, 0}, options))),
@@ -29,13 +52,7 @@ GpuContext::GpuContext(int64_t tensor_bytes, int64_t scratch_bytes, const Device
   // To compute-sanitizer's initcheck, poison would be a value like any other.
   if (std::getenv("SALAMANDER_TEST_LEAVES_MEMORY_UNINITIALISED") != nullptr) return;
   for (Arena* arena : {&tensors_, &scratch_}) {
-    const int64_t floats = arena->capacity_bytes() / 4;
-    const TensorView all = arena->Tensor(DType::kFloat32, {floats});
-    const std::vector<uint8_t> ones(size_t{1} << 20, 0xFF);
-    const auto step = static_cast<int64_t>(ones.size()) / 4;
-    for (int64_t begin = 0; begin < floats; begin += step) {
-      CheckOk(CopyFromHost(context_, ones.data(), all.Rows(begin, std::min(step, floats - begin))));
-    }
+    SetEveryBit(context_, arena->Tensor(DType::kFloat32, {arena->capacity_bytes() / 4}));
     arena->RewindTo(0);
   }
 }
@@ -53,22 +70,12 @@ TensorView GpuContext::Upload(const TestTensor& tensor, DType dtype) {
   const TensorView host = converted.View();
   const TensorView flat = tensors_.Tensor(host.dtype(), {host.size()});
   CheckOk(CopyFromHost(context_, host.raw(), flat));
-  switch (host.rank()) {
-    case 1:
-      return flat;
-    case 2:
-      return flat.Reshape({host.dim(0), host.dim(1)});
-    case 3:
-      return flat.Reshape({host.dim(0), host.dim(1), host.dim(2)});
-    default:
-      return flat.Reshape({host.dim(0), host.dim(1), host.dim(2), host.dim(3)});
-  }
+  return InRowsLike(flat, host);
 }
 
 TensorView GpuContext::Poisoned(DType dtype, std::initializer_list<int64_t> dims) {
   const TensorView tensor = tensors_.Tensor(dtype, dims);
-  const std::vector<uint8_t> ones(static_cast<size_t>(tensor.bytes()), 0xFF);
-  CheckOk(CopyFromHost(context_, ones.data(), tensor));
+  SetEveryBit(context_, tensor);
   return tensor;
 }
 
@@ -96,6 +103,27 @@ TestTensor GpuContext::Download(const TensorView& tensor) {
   }
   CheckOk(CopyToHost(context_, tensor, host.View().raw()));
   return host;
+}
+
+TensorView InRowsLike(const TensorView& flat, const TensorView& like) {
+  const int64_t rows = flat.size() / like.row_size();
+  switch (like.rank()) {
+    case 1:
+      return flat;
+    case 2:
+      return flat.Reshape({rows, like.dim(1)});
+    case 3:
+      return flat.Reshape({rows, like.dim(1), like.dim(2)});
+    default:
+      return flat.Reshape({rows, like.dim(1), like.dim(2), like.dim(3)});
+  }
+}
+
+void ExpectUnimplemented(const absl::Status& status, std::initializer_list<const char*> parts) {
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << status;
+  for (const char* part : parts) {
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr(part));
+  }
 }
 
 }  // namespace salamander
