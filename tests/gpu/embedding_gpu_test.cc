@@ -1,4 +1,5 @@
 #include <string>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -25,13 +26,13 @@ Problem MakeProblem(int64_t tokens, int64_t vocabulary, int64_t width) {
 
 // Output, and a gradient added to the table.
 Outputs RunOnGpu(GpuContext& gpu, Place place, const Problem& p) {
-  const TensorView tokens = gpu.Upload(p.tokens);
-  const TensorView output = PoisonedLike(gpu, place, p.d_output);
+  const TensorView tokens = UploadRows(gpu, place, p.tokens);
+  const TensorView output = PoisonedRows(gpu, place, p.d_output);
   const TensorView d_table = Upload(gpu, place, p.table, DType::kFloat32);
   EXPECT_TRUE(EmbeddingForward(gpu, {tokens, Upload(gpu, place, p.table), output, kScale}).ok());
   EXPECT_TRUE(
-      EmbeddingBackward(gpu, {tokens, Upload(gpu, place, p.d_output), d_table, kScale}).ok());
-  return {gpu.Download(output), gpu.Download(d_table)};
+      EmbeddingBackward(gpu, {tokens, UploadRows(gpu, place, p.d_output), d_table, kScale}).ok());
+  return {DownloadRows(gpu, place, output), gpu.Download(d_table)};
 }
 
 Outputs RunInDouble(const Problem& p) {
@@ -43,15 +44,14 @@ Outputs RunInDouble(const Problem& p) {
   return {output, d_table};
 }
 
+std::vector<double> Bounds(const Problem& p) {
+  return {BFloat16Bound(p.d_output.size(), 1), Float32Bound(p.tokens.size())};
+}
+
 void ExpectMatchesDouble(const Problem& problem) {
-  const Outputs expected = RunInDouble(problem);
-  for (const Place place : kBothPlaces) {
-    GpuContext gpu(kTestBytes, kTestBytes);
-    const Outputs actual = RunOnGpu(gpu, place, problem);
-    ExpectWithin(actual[0], expected[0], BFloat16Bound(problem.d_output.size(), 1));
-    ExpectWithin(actual[1], expected[1], Float32Bound(problem.tokens.size()));
-    ExpectSameBits(RunOnGpu(gpu, place, problem), actual);
-  }
+  ExpectMatchesAndRepeats(
+      [&](GpuContext& gpu, Place place) { return RunOnGpu(gpu, place, problem); },
+      RunInDouble(problem), Bounds(problem));
 }
 
 TEST(EmbeddingGpuTest, MatchesDoubleAndRepeatsBitForBit) {
@@ -64,6 +64,46 @@ TEST(EmbeddingGpuTest, MatchesDoubleAndRepeatsBitForBit) {
       }
     }
   }
+}
+
+// As wide as the norms go, and as many tokens as tokenizers have.
+TEST(EmbeddingGpuTest, WidestRowsAndLargestVocabularyMatchDouble) {
+  SKIP_WITHOUT_GPU();
+  ExpectMatchesDouble(MakeProblem(70, 5, 16384));
+  ExpectMatchesDouble(MakeProblem(3000, 262'144, 8));
+}
+
+// The rows that the sample leaves out hold token 0 and no gradient: a run through thousands of
+// tiles.
+TEST(EmbeddingGpuTest, LongStreamMatchesDouble) {
+  constexpr int64_t kTensors = 2;
+  SKIP_WITHOUT_GPU_MEMORY_FOR_LONG(kTensors);
+  const Problem problem = MakeProblem(kSampledRows, 12, kLongWidth);
+  ExpectMatchesInLongStream(
+      [&](GpuContext& gpu, Place place) { return RunOnGpu(gpu, place, problem); }, kTensors,
+      RunInDouble(problem), Bounds(problem));
+}
+
+// It is the vocabulary's rows that reach beyond element 2^31.
+TEST(EmbeddingGpuTest, LongTableMatchesDouble) {
+  constexpr int64_t kTensors = 3;  // one in fp32 counts twice
+  SKIP_WITHOUT_GPU_MEMORY_FOR_LONG(kTensors);
+  const Problem problem = MakeProblem(100, kSampledRows, kLongWidth);
+  GpuContext gpu(LongTensorBytes(kTensors), kLongScratchBytes);
+  TestTensor tokens = problem.tokens;
+  for (int64_t t = 0; t < tokens.size(); ++t) {
+    tokens.Set(t, static_cast<double>(LongRow(static_cast<int64_t>(tokens.At(t)))));
+  }
+  const TensorView device_tokens = gpu.Upload(tokens);
+  const TensorView output = gpu.Poisoned(DType::kBFloat16, {tokens.size(), kLongWidth});
+  const TensorView d_table = UploadSample(gpu, problem.table, DType::kFloat32);
+  ASSERT_TRUE(
+      EmbeddingForward(gpu, {device_tokens, UploadSample(gpu, problem.table), output, kScale})
+          .ok());
+  ASSERT_TRUE(
+      EmbeddingBackward(gpu, {device_tokens, gpu.Upload(problem.d_output), d_table, kScale}).ok());
+  ExpectWithin({gpu.Download(output), DownloadSample(gpu, d_table)}, RunInDouble(problem),
+               Bounds(problem));
 }
 
 // Runs that fill tiles of sorted rows, end at their edges, or cross several.
@@ -110,10 +150,9 @@ TEST(EmbeddingGpuTest, TokenOutsideTheVocabularyIsNamedAndLeftOut) {
                     cpu, {problem.tokens.View(), problem.d_output.View(), gradient.View(), kScale})
                     .ok());
     for (int64_t c = 0; c < 40; ++c) output.Set(150 * 40 + c, 0.0);
-    const TestTensor actual = gpu.Download(all);
-    ExpectWithin(actual, output, BFloat16Bound(output.size(), 1));
-    EXPECT_EQ(actual.At(150 * 40), 0.0);
-    ExpectWithin(gpu.Download(d_table), gradient, Float32Bound(200));
+    const Outputs actual = {gpu.Download(all), gpu.Download(d_table)};
+    ExpectWithin(actual, {output, gradient}, Bounds(problem));
+    EXPECT_EQ(actual[0].At(150 * 40), 0.0);
   }
 }
 

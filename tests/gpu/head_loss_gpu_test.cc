@@ -7,8 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/head_loss.h"
-#include "tests/gpu/gpu_context.h"
-#include "tests/support/test_context.h"
+#include "tests/gpu/row_ops.h"
 
 namespace salamander {
 namespace {
@@ -48,67 +47,89 @@ struct Problem {
   }
 };
 
+// A problem's tensors where an op runs: rows [T, ...] and heads [V, ...].
+struct Inputs {
+  TensorView hidden, head, teacher_hidden, teacher_head, targets, weights;
+};
+
+Inputs OnCpu(const Problem& p) {
+  return {.hidden = p.hidden.View(),
+          .head = p.head.View(),
+          .teacher_hidden = p.teacher_hidden.View(),
+          .teacher_head = p.teacher_head.View(),
+          .targets = p.targets.View(),
+          .weights = p.weights.View()};
+}
+
+// The rows that a long stream's sample leaves out have no weight.
+Inputs OnGpu(GpuContext& gpu, const Problem& p, Place place = Place::kAligned) {
+  return {.hidden = UploadRows(gpu, place, p.hidden),
+          .head = gpu.Upload(p.head),
+          .teacher_hidden = UploadRows(gpu, place, p.teacher_hidden),
+          .teacher_head = gpu.Upload(p.teacher_head),
+          .targets = UploadRows(gpu, place, p.targets),
+          .weights = UploadRows(gpu, place, p.weights, DType::kFloat32)};
+}
+
+// What is wanted of a loss.
+struct Results {
+  HeadGradients gradients = {.scale = kGradientScale, .d_hidden = {}, .d_head = {}};
+  TensorView token_losses, predictions, loss_sum;
+};
+
+absl::Status RunLoss(Loss loss, const ExecutionContext& context, const Inputs& inputs,
+                     const Results& results) {
+  if (loss == Loss::kCrossEntropy) {
+    return HeadCrossEntropy(context, {.hidden = inputs.hidden,
+                                      .head = inputs.head,
+                                      .logit_scale = kLogitScale,
+                                      .targets = inputs.targets,
+                                      .loss_weights = inputs.weights,
+                                      .gradients = results.gradients,
+                                      .token_losses = results.token_losses,
+                                      .predictions = results.predictions,
+                                      .loss_sum = results.loss_sum});
+  }
+  return HeadDistillation(context, {.hidden = inputs.hidden,
+                                    .head = inputs.head,
+                                    .logit_scale = kLogitScale,
+                                    .teacher_hidden = inputs.teacher_hidden,
+                                    .teacher_head = inputs.teacher_head,
+                                    .teacher_logit_scale = kTeacherScale,
+                                    .loss_weights = inputs.weights,
+                                    .gradients = results.gradients,
+                                    .token_losses = results.token_losses,
+                                    .loss_sum = results.loss_sum});
+}
+
 struct Result {
   TestTensor d_hidden, d_head, token_losses, predictions, loss;
 };
 
 constexpr double kLossBefore = 3.0;
 
-absl::Status Run(Loss loss, const ExecutionContext& context, const HeadCrossEntropyArgs& entropy,
-                 const HeadDistillationArgs& distillation) {
-  return loss == Loss::kCrossEntropy ? HeadCrossEntropy(context, entropy)
-                                     : HeadDistillation(context, distillation);
+Result RunOnGpu(Loss loss, const Problem& problem, GpuContext& gpu, Place place) {
+  const TensorView head = problem.head.View();
+  const TestTensor per_row(DType::kFloat32, {problem.weights.size()});
+  const Results results = {
+      .gradients = {.scale = kGradientScale,
+                    .d_hidden = PoisonedRows(gpu, place, problem.hidden),
+                    .d_head = gpu.Zeros(DType::kFloat32, {head.dim(0), head.dim(1)})},
+      .token_losses = PoisonedRows(gpu, place, per_row, DType::kFloat32),
+      .predictions = PoisonedRows(gpu, place, per_row, DType::kInt32),
+      .loss_sum =
+          gpu.Upload(TestTensor::Constant(DType::kFloat64, {1}, kLossBefore), DType::kFloat64)};
+  EXPECT_TRUE(RunLoss(loss, gpu, OnGpu(gpu, problem, place), results).ok());
+  return {DownloadRows(gpu, place, results.gradients.d_hidden),
+          gpu.Download(results.gradients.d_head), DownloadRows(gpu, place, results.token_losses),
+          DownloadRows(gpu, place, results.predictions), gpu.Download(results.loss_sum)};
 }
 
-// Runs on any device; `upload` makes its tensors, in the parameters' and the statistics' dtype.
-template <typename Upload>
-absl::Status RunOn(Loss loss, const ExecutionContext& context, const Problem& problem,
-                   const Upload& upload, const HeadGradients& gradients,
-                   const TensorView& token_losses, const TensorView& predictions,
-                   const TensorView& loss_sum) {
-  const TensorView hidden = upload(problem.hidden), head = upload(problem.head);
-  const TensorView weights = upload(problem.weights);
-  return Run(loss, context,
-             {.hidden = hidden,
-              .head = head,
-              .logit_scale = kLogitScale,
-              .targets = upload(problem.targets),
-              .loss_weights = weights,
-              .gradients = gradients,
-              .token_losses = token_losses,
-              .predictions = predictions,
-              .loss_sum = loss_sum},
-             {.hidden = hidden,
-              .head = head,
-              .logit_scale = kLogitScale,
-              .teacher_hidden = upload(problem.teacher_hidden),
-              .teacher_head = upload(problem.teacher_head),
-              .teacher_logit_scale = kTeacherScale,
-              .loss_weights = weights,
-              .gradients = gradients,
-              .token_losses = token_losses,
-              .loss_sum = loss_sum});
-}
+constexpr int64_t kScratchBytes = int64_t{1200} << 20;  // a chunk of logits and their gradients
 
 Result RunOnGpu(Loss loss, const Problem& problem) {
-  GpuContext gpu(int64_t{1} << 30, int64_t{1200} << 20);
-  const TensorView hidden = problem.hidden.View(), head = problem.head.View();
-  const TensorView d_hidden = gpu.Poisoned(DType::kBFloat16, {hidden.dim(0), hidden.dim(1)});
-  const TensorView d_head = gpu.Zeros(DType::kFloat32, {head.dim(0), head.dim(1)});
-  const TensorView token_losses = gpu.Poisoned(DType::kFloat32, {hidden.dim(0)});
-  const TensorView predictions = gpu.Poisoned(DType::kInt32, {hidden.dim(0)});
-  const TensorView loss_sum =
-      gpu.Upload(TestTensor::Constant(DType::kFloat64, {1}, kLossBefore), DType::kFloat64);
-  const auto upload = [&](const TestTensor& tensor) {
-    return tensor.View().dtype() == DType::kFloat32 ? gpu.Upload(tensor, DType::kFloat32)
-                                                    : gpu.Upload(tensor);
-  };
-  EXPECT_TRUE(RunOn(loss, gpu, problem, upload,
-                    {.scale = kGradientScale, .d_hidden = d_hidden, .d_head = d_head}, token_losses,
-                    predictions, loss_sum)
-                  .ok());
-  return {gpu.Download(d_hidden), gpu.Download(d_head), gpu.Download(token_losses),
-          gpu.Download(predictions), gpu.Download(loss_sum)};
+  GpuContext gpu(int64_t{1} << 30, kScratchBytes);
+  return RunOnGpu(loss, problem, gpu, Place::kAligned);
 }
 
 // The CPU's op in fp64, which tests/kernels/head_loss_test.cc holds to the formula.
@@ -120,12 +141,13 @@ Result Expected(Loss loss, const Problem& problem) {
                    TestTensor(DType::kInt32, {hidden.dim(0)}),
                    TestTensor::Constant(DType::kFloat64, {1}, kLossBefore)};
   const TestContext context;
-  EXPECT_TRUE(RunOn(
-                  loss, context, problem, [](const TestTensor& tensor) { return tensor.View(); },
-                  {.scale = kGradientScale,
-                   .d_hidden = result.d_hidden.View(),
-                   .d_head = result.d_head.View()},
-                  result.token_losses.View(), result.predictions.View(), result.loss.View())
+  EXPECT_TRUE(RunLoss(loss, context, OnCpu(problem),
+                      {.gradients = {.scale = kGradientScale,
+                                     .d_hidden = result.d_hidden.View(),
+                                     .d_head = result.d_head.View()},
+                       .token_losses = result.token_losses.View(),
+                       .predictions = result.predictions.View(),
+                       .loss_sum = result.loss.View()})
                   .ok());
   return result;
 }
@@ -159,10 +181,12 @@ class HeadLossGpuTest : public testing::TestWithParam<Loss> {};
 TEST_P(HeadLossGpuTest, MatchesTheCpuInFp64) {
   SKIP_WITHOUT_GPU();
   for (const Shape& shape :
-       {Shape{.tokens = 1, .width = 8, .vocabulary = 2, .teacher_width = 8}, Shape{},
+       {Shape{.tokens = 1, .width = 1, .vocabulary = 1, .teacher_width = 1},
+        Shape{.tokens = 1, .width = 8, .vocabulary = 2, .teacher_width = 8}, Shape{},
         Shape{.tokens = 70, .width = 33, .vocabulary = 257, .teacher_width = 7},
         Shape{.tokens = 9, .width = 16, .vocabulary = 9999, .teacher_width = 24},
-        Shape{.tokens = 5, .width = 128, .vocabulary = 73448, .teacher_width = 64}}) {
+        Shape{.tokens = 5, .width = 128, .vocabulary = 73448, .teacher_width = 64},
+        Shape{.tokens = 2, .width = 8, .vocabulary = 262'144, .teacher_width = 8}}) {
     SCOPED_TRACE(testing::Message() << shape.tokens << " tokens, vocabulary " << shape.vocabulary);
     const Problem problem(shape);
     const Result actual = RunOnGpu(GetParam(), problem);
@@ -172,6 +196,18 @@ TEST_P(HeadLossGpuTest, MatchesTheCpuInFp64) {
       EXPECT_TRUE(BitwiseEqual(actual.predictions.View(), expected.predictions.View()));
     }
   }
+}
+
+TEST_P(HeadLossGpuTest, LongStreamMatchesTheCpuInFp64) {
+  constexpr int64_t kTensors = 3;
+  SKIP_WITHOUT_GPU_MEMORY_FOR_LONG(kTensors);
+  const Shape shape{
+      .tokens = kSampledRows, .width = kLongWidth, .vocabulary = 64, .teacher_width = kLongWidth};
+  Problem problem(shape);
+  problem.Mask({3, 12});
+  GpuContext gpu(LongTensorBytes(kTensors), kScratchBytes);
+  ExpectClose(shape, RunOnGpu(GetParam(), problem, gpu, Place::kLong),
+              Expected(GetParam(), problem));
 }
 
 TEST_P(HeadLossGpuTest, ChunkBoundariesAreSeamless) {
@@ -251,24 +287,21 @@ TEST_P(HeadLossGpuTest, NothingIsWrittenWhereNothingIsWanted) {
   const Problem problem((Shape()));
   const Result all = RunOnGpu(GetParam(), problem);
   GpuContext gpu;
-  const auto upload = [&](const TestTensor& tensor) {
-    return tensor.View().dtype() == DType::kFloat32 ? gpu.Upload(tensor, DType::kFloat32)
-                                                    : gpu.Upload(tensor);
-  };
-  const TensorView token_losses = gpu.Poisoned(DType::kFloat32, {33});
-  EXPECT_TRUE(RunOn(GetParam(), gpu, problem, upload, {}, token_losses, {}, {}).ok());
-  EXPECT_TRUE(BitwiseEqual(gpu.Download(token_losses).View(), all.token_losses.View()));
-  // A frozen head, then a frozen trunk.
-  const TensorView d_hidden = gpu.Poisoned(DType::kBFloat16, {33, 64});
-  EXPECT_TRUE(RunOn(GetParam(), gpu, problem, upload,
-                    {.scale = kGradientScale, .d_hidden = d_hidden, .d_head = {}}, {}, {}, {})
-                  .ok());
-  EXPECT_TRUE(BitwiseEqual(gpu.Download(d_hidden).View(), all.d_hidden.View()));
-  const TensorView d_head = gpu.Zeros(DType::kFloat32, {1000, 64});
-  EXPECT_TRUE(RunOn(GetParam(), gpu, problem, upload,
-                    {.scale = kGradientScale, .d_hidden = {}, .d_head = d_head}, {}, {}, {})
-                  .ok());
-  EXPECT_TRUE(BitwiseEqual(gpu.Download(d_head).View(), all.d_head.View()));
+  const Inputs inputs = OnGpu(gpu, problem);
+  Results losses;
+  losses.token_losses = gpu.Poisoned(DType::kFloat32, {33});
+  EXPECT_TRUE(RunLoss(GetParam(), gpu, inputs, losses).ok());
+  EXPECT_TRUE(BitwiseEqual(gpu.Download(losses.token_losses).View(), all.token_losses.View()));
+  Results with_frozen_head;
+  with_frozen_head.gradients.d_hidden = gpu.Poisoned(DType::kBFloat16, {33, 64});
+  EXPECT_TRUE(RunLoss(GetParam(), gpu, inputs, with_frozen_head).ok());
+  EXPECT_TRUE(
+      BitwiseEqual(gpu.Download(with_frozen_head.gradients.d_hidden).View(), all.d_hidden.View()));
+  Results with_frozen_trunk;
+  with_frozen_trunk.gradients.d_head = gpu.Zeros(DType::kFloat32, {1000, 64});
+  EXPECT_TRUE(RunLoss(GetParam(), gpu, inputs, with_frozen_trunk).ok());
+  EXPECT_TRUE(
+      BitwiseEqual(gpu.Download(with_frozen_trunk.gradients.d_head).View(), all.d_head.View()));
 }
 
 INSTANTIATE_TEST_SUITE_P(Losses, HeadLossGpuTest,
@@ -339,25 +372,50 @@ TEST(HeadDistillationGpuTest, EqualModelsHaveNoLossAndNoGradientExactly) {
   EXPECT_EQ(Dot(gradient.View(), gradient.View()), 0.0);
 }
 
-TEST(HeadLogitsGpuTest, AreTheScaledProduct) {
+Outputs LogitsOnGpu(GpuContext& gpu, Place place, const Problem& problem) {
+  const TestTensor like(DType::kFloat32,
+                        {problem.hidden.View().dim(0), problem.head.View().dim(0)});
+  const Inputs inputs = OnGpu(gpu, problem, place);
+  const TensorView logits = PoisonedRows(gpu, place, like, DType::kFloat32);
+  EXPECT_TRUE(HeadLogits(gpu, {.hidden = inputs.hidden,
+                               .head = inputs.head,
+                               .logit_scale = kLogitScale,
+                               .logits = logits})
+                  .ok());
+  return {DownloadRows(gpu, place, logits)};
+}
+
+Outputs LogitsInDouble(const Problem& problem) {
+  const TestContext context;
+  const TestTensor logits(DType::kFloat64,
+                          {problem.hidden.View().dim(0), problem.head.View().dim(0)});
+  EXPECT_TRUE(HeadLogits(context, {.hidden = problem.hidden.View(),
+                                   .head = problem.head.View(),
+                                   .logit_scale = kLogitScale,
+                                   .logits = logits.View()})
+                  .ok());
+  return {logits};
+}
+
+TEST(HeadLogitsGpuTest, AreTheScaledProductAndRepeatBitForBit) {
   SKIP_WITHOUT_GPU();
   const Shape shape{.tokens = 9, .vocabulary = 23};
   const Problem problem(shape);
   GpuContext gpu;
-  const TensorView logits = gpu.Poisoned(DType::kFloat32, {9, 23});
-  ASSERT_TRUE(HeadLogits(gpu, {.hidden = gpu.Upload(problem.hidden),
-                               .head = gpu.Upload(problem.head),
-                               .logit_scale = kLogitScale,
-                               .logits = logits})
-                  .ok());
-  const TestContext context;
-  const TestTensor expected(DType::kFloat64, {9, 23});
-  ASSERT_TRUE(HeadLogits(context, {.hidden = problem.hidden.View(),
-                                   .head = problem.head.View(),
-                                   .logit_scale = kLogitScale,
-                                   .logits = expected.View()})
-                  .ok());
-  EXPECT_LE(RelativeRmse(gpu.Download(logits).View(), expected.View()), LossBound(shape));
+  const Outputs actual = LogitsOnGpu(gpu, Place::kAligned, problem);
+  ExpectWithin(actual, LogitsInDouble(problem), {LossBound(shape)});
+  ExpectSameBits(LogitsOnGpu(gpu, Place::kAligned, problem), actual);
+}
+
+TEST(HeadLogitsGpuTest, LongStreamIsTheScaledProduct) {
+  constexpr int64_t kTensors = 3;  // one in fp32 counts twice
+  SKIP_WITHOUT_GPU_MEMORY_FOR_LONG(kTensors);
+  const Shape shape{
+      .tokens = kSampledRows, .width = 40, .vocabulary = kLongWidth, .teacher_width = 40};
+  const Problem problem(shape);
+  ExpectMatchesInLongStream(
+      [&](GpuContext& gpu, Place place) { return LogitsOnGpu(gpu, place, problem); }, kTensors,
+      LogitsInDouble(problem), {LossBound(shape)});
 }
 
 }  // namespace

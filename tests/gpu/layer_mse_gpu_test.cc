@@ -1,3 +1,5 @@
+#include <vector>
+
 #include <gtest/gtest.h>
 
 #include "kernels/layer_mse.h"
@@ -27,17 +29,17 @@ TestTensor SumsBefore() {
 
 // The gradient, and the sums: loss, target, product, output.
 Outputs RunOnGpu(GpuContext& gpu, Place place, const Problem& p) {
-  const TensorView d_output = PoisonedLike(gpu, place, p.output);
+  const TensorView d_output = PoisonedRows(gpu, place, p.output);
   const TensorView sums = gpu.Upload(SumsBefore(), DType::kFloat64);
-  EXPECT_TRUE(LayerMse(gpu, {.output = Upload(gpu, place, p.output),
-                             .target = Upload(gpu, place, p.target),
-                             .row_weights = Upload(gpu, place, p.row_weights, DType::kFloat32),
+  EXPECT_TRUE(LayerMse(gpu, {.output = UploadRows(gpu, place, p.output),
+                             .target = UploadRows(gpu, place, p.target),
+                             .row_weights = UploadRows(gpu, place, p.row_weights, DType::kFloat32),
                              .gradient_scale = 0.25,
                              .d_output = d_output,
                              .loss_sum = sums.Rows(0, 1),
                              .moments = sums.Rows(1, 3)})
                   .ok());
-  return {gpu.Download(d_output), gpu.Download(sums)};
+  return {DownloadRows(gpu, place, d_output), gpu.Download(sums)};
 }
 
 Outputs RunInDouble(const Problem& p) {
@@ -54,6 +56,10 @@ Outputs RunInDouble(const Problem& p) {
   return {d_output, sums};
 }
 
+std::vector<double> Bounds(const Problem& p) {
+  return {BFloat16Bound(p.output.size(), 1), Float64Bound(p.output.size())};
+}
+
 TEST(LayerMseGpuTest, MatchesDoubleAndRepeatsBitForBit) {
   SKIP_WITHOUT_GPU();
   for (const RowShape& shape : kRowShapes) {
@@ -61,16 +67,22 @@ TEST(LayerMseGpuTest, MatchesDoubleAndRepeatsBitForBit) {
     Problem problem = MakeProblem(shape);
     for (const bool is_weighted : {true, false}) {
       if (!is_weighted) problem.row_weights = TestTensor();
-      const Outputs expected = RunInDouble(problem);
-      for (const Place place : kBothPlaces) {
-        GpuContext gpu(kTestBytes, kTestBytes);
-        const Outputs actual = RunOnGpu(gpu, place, problem);
-        ExpectWithin(actual[0], expected[0], BFloat16Bound(problem.output.size(), 1));
-        const double length = static_cast<double>(problem.output.size());
-        ExpectWithin(actual[1], expected[1], 0x1p-53 * (16.0 + length / 8.0));
-        ExpectSameBits(RunOnGpu(gpu, place, problem), actual);
-      }
+      ExpectMatchesAndRepeats(
+          [&](GpuContext& gpu, Place place) { return RunOnGpu(gpu, place, problem); },
+          RunInDouble(problem), Bounds(problem));
     }
+  }
+}
+
+TEST(LayerMseGpuTest, LongStreamMatchesDouble) {
+  constexpr int64_t kTensors = 3;
+  SKIP_WITHOUT_GPU_MEMORY_FOR_LONG(kTensors);
+  Problem problem = MakeProblem(kLongShape);
+  for (const bool is_weighted : {true, false}) {
+    if (!is_weighted) problem.row_weights = TestTensor();
+    ExpectMatchesInLongStream(
+        [&](GpuContext& gpu, Place place) { return RunOnGpu(gpu, place, problem); }, kTensors,
+        RunInDouble(problem), Bounds(problem));
   }
 }
 
@@ -78,8 +90,7 @@ TEST(LayerMseGpuTest, SumsManyRows) {
   SKIP_WITHOUT_GPU();
   const Problem problem = MakeProblem({20'003, 40});
   GpuContext gpu(kTestBytes, kTestBytes);
-  ExpectWithin(RunOnGpu(gpu, Place::kAligned, problem)[1], RunInDouble(problem)[1],
-               0x1p-53 * (16.0 + 20'003.0 * 40.0 / 8.0));
+  ExpectWithin(RunOnGpu(gpu, Place::kAligned, problem), RunInDouble(problem), Bounds(problem));
 }
 
 TEST(LayerMseGpuTest, RowsWithoutWeightAreNotReadAndGetNoGradient) {

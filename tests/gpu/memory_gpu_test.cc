@@ -1,7 +1,5 @@
 #include <cstdint>
-#include <string>
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "kernels/memory.h"
@@ -51,8 +49,8 @@ TEST(MemoryGpuTest, ConvertRoundsToNearestEvenAndWidensExactly) {
       if (size > 1) x.Set(1, 1.0 + 3 * 0x1p-8);
       const TestTensor rounded = x.As(DType::kBFloat16);
       GpuContext gpu(kTestBytes, kTestBytes);
-      const TensorView narrow = PoisonedLike(gpu, place, x);
-      const TensorView wide = PoisonedLike(gpu, place, x, DType::kFloat32);
+      const TensorView narrow = PoisonedRows(gpu, place, x);
+      const TensorView wide = PoisonedRows(gpu, place, x, DType::kFloat32);
       ASSERT_TRUE(Convert(gpu, Upload(gpu, place, x, DType::kFloat32), narrow).ok());
       ASSERT_TRUE(Convert(gpu, narrow, wide).ok());
       EXPECT_TRUE(BitwiseEqual(gpu.Download(narrow).View(), rounded.View()));
@@ -61,13 +59,32 @@ TEST(MemoryGpuTest, ConvertRoundsToNearestEvenAndWidensExactly) {
   }
 }
 
+TEST(MemoryGpuTest, LongStreamIsZeroedCopiedAndConvertedToItsEnd) {
+  constexpr int64_t kTensors = 6;  // one in fp32 counts twice
+  SKIP_WITHOUT_GPU_MEMORY_FOR_LONG(kTensors);
+  const TestTensor x = TestTensor::Normal(DType::kFloat32, {kSampledRows, kLongWidth}, 1);
+  const TestTensor rounded = x.As(DType::kBFloat16);
+  GpuContext gpu(LongTensorBytes(kTensors), kLongScratchBytes);
+  const TensorView narrow = PoisonedLong(gpu, x), copy = PoisonedLong(gpu, x);
+  const TensorView wide = UploadSample(gpu, x, DType::kFloat32);
+  ASSERT_TRUE(Convert(gpu, wide, narrow).ok());
+  ASSERT_TRUE(Copy(gpu, narrow, copy).ok());
+  EXPECT_TRUE(BitwiseEqual(DownloadSample(gpu, copy).View(), rounded.View()));
+  const TensorView widened = PoisonedLong(gpu, x, DType::kFloat32);
+  ASSERT_TRUE(Convert(gpu, copy, widened).ok());
+  EXPECT_TRUE(
+      BitwiseEqual(DownloadSample(gpu, widened).View(), rounded.As(DType::kFloat32).View()));
+  ASSERT_TRUE(Zero(gpu, wide).ok());
+  EXPECT_TRUE(BitwiseEqual(DownloadSample(gpu, wide).View(),
+                           TestTensor(DType::kFloat32, {kSampledRows, kLongWidth}).View()));
+}
+
 TEST(MemoryGpuTest, ConvertNamesTheTypesThatItDoesNotKnow) {
   SKIP_WITHOUT_GPU();
   GpuContext gpu(kTestBytes, kTestBytes);
-  const absl::Status status =
-      Convert(gpu, gpu.Zeros(DType::kFloat64, {3}), gpu.Zeros(DType::kBFloat16, {3}));
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("float64 to bfloat16"));
+  ExpectUnimplemented(
+      Convert(gpu, gpu.Zeros(DType::kFloat64, {3}), gpu.Zeros(DType::kBFloat16, {3})),
+      {"float64 to bfloat16", "float32 and bfloat16", "on the CPU"});
 }
 
 }  // namespace

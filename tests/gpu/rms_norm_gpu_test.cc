@@ -1,6 +1,5 @@
-#include <string>
+#include <vector>
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "kernels/rms_norm.h"
@@ -31,12 +30,13 @@ Problem MakeProblem(const RowShape& s) {
 // Hidden (the residual where there is no branch), output, inverse_rms.
 Outputs ForwardOnGpu(GpuContext& gpu, Place place, const Problem& p) {
   const bool has_branch = !p.branch.View().empty();
-  const TensorView residual = Upload(gpu, place, p.residual);
-  const TensorView hidden = has_branch ? PoisonedLike(gpu, place, p.residual) : TensorView();
-  const TensorView output = PoisonedLike(gpu, place, p.residual);
-  const TensorView inverse_rms = gpu.Poisoned(DType::kFloat32, {p.residual.View().dim(0)});
+  const TensorView residual = UploadRows(gpu, place, p.residual);
+  const TensorView hidden = has_branch ? PoisonedRows(gpu, place, p.residual) : TensorView();
+  const TensorView output = PoisonedRows(gpu, place, p.residual);
+  const TestTensor per_row(DType::kFloat32, {p.residual.View().dim(0)});
+  const TensorView inverse_rms = PoisonedRows(gpu, place, per_row, DType::kFloat32);
   EXPECT_TRUE(RmsNormForward(gpu, {.residual = residual,
-                                   .branch = Upload(gpu, place, p.branch),
+                                   .branch = UploadRows(gpu, place, p.branch),
                                    .branch_scale = kBranchScale,
                                    .weight = Upload(gpu, place, p.weight),
                                    .epsilon = kEpsilon,
@@ -44,8 +44,8 @@ Outputs ForwardOnGpu(GpuContext& gpu, Place place, const Problem& p) {
                                    .output = output,
                                    .inverse_rms = inverse_rms})
                   .ok());
-  return {gpu.Download(has_branch ? hidden : residual), gpu.Download(output),
-          gpu.Download(inverse_rms)};
+  return {DownloadRows(gpu, place, has_branch ? hidden : residual),
+          DownloadRows(gpu, place, output), DownloadRows(gpu, place, inverse_rms)};
 }
 
 Outputs ForwardInDouble(const Problem& p) {
@@ -74,20 +74,22 @@ struct Wanted {
 // wanted stays poisoned, or the weights.
 Outputs BackwardOnGpu(GpuContext& gpu, Place place, const Problem& p, const TestTensor& inverse_rms,
                       const Wanted& wanted = {}) {
-  const TensorView d_residual = PoisonedLike(gpu, place, p.residual);
-  const TensorView d_branch = PoisonedLike(gpu, place, p.residual);
+  const TensorView d_residual = PoisonedRows(gpu, place, p.residual);
+  const TensorView d_branch = PoisonedRows(gpu, place, p.residual);
   const TensorView d_weight = gpu.Upload(p.weight, DType::kFloat32);
-  EXPECT_TRUE(RmsNormBackward(gpu, {.hidden = Upload(gpu, place, p.residual),
-                                    .weight = Upload(gpu, place, p.weight),
-                                    .inverse_rms = gpu.Upload(inverse_rms, DType::kFloat32),
-                                    .d_output = Upload(gpu, place, p.d_output),
-                                    .d_hidden = Upload(gpu, place, p.d_hidden),
-                                    .branch_scale = kBranchScale,
-                                    .d_residual = wanted.d_residual ? d_residual : TensorView(),
-                                    .d_branch = wanted.d_branch ? d_branch : TensorView(),
-                                    .d_weight = wanted.d_weight ? d_weight : TensorView()})
-                  .ok());
-  return {gpu.Download(d_residual), gpu.Download(d_branch), gpu.Download(d_weight)};
+  EXPECT_TRUE(
+      RmsNormBackward(gpu, {.hidden = UploadRows(gpu, place, p.residual),
+                            .weight = Upload(gpu, place, p.weight),
+                            .inverse_rms = UploadRows(gpu, place, inverse_rms, DType::kFloat32),
+                            .d_output = UploadRows(gpu, place, p.d_output),
+                            .d_hidden = UploadRows(gpu, place, p.d_hidden),
+                            .branch_scale = kBranchScale,
+                            .d_residual = wanted.d_residual ? d_residual : TensorView(),
+                            .d_branch = wanted.d_branch ? d_branch : TensorView(),
+                            .d_weight = wanted.d_weight ? d_weight : TensorView()})
+          .ok());
+  return {DownloadRows(gpu, place, d_residual), DownloadRows(gpu, place, d_branch),
+          gpu.Download(d_weight)};
 }
 
 Outputs BackwardInDouble(const Problem& p, const TestTensor& inverse_rms) {
@@ -107,6 +109,18 @@ Outputs BackwardInDouble(const Problem& p, const TestTensor& inverse_rms) {
 }
 
 // The output is made from h as it is stored: rounded once more than h.
+std::vector<double> ForwardBounds(const Problem& p) {
+  const int64_t size = p.residual.size(), width = p.residual.View().dim(1);
+  if (p.branch.View().empty()) return {0.0, BFloat16Bound(size, width), Float32Bound(width)};
+  return {BFloat16Bound(size, 1), BFloat16Bound(size, width, 2), BFloat16Bound(size, width)};
+}
+
+std::vector<double> BackwardBounds(const Problem& p) {
+  const int64_t tokens = p.residual.View().dim(0), width = p.residual.View().dim(1);
+  const double of_rows = BFloat16Bound(p.residual.size(), width);
+  return {of_rows, of_rows, Float32Bound(tokens)};
+}
+
 TEST(RmsNormGpuTest, ForwardMatchesDoubleAndRepeatsBitForBit) {
   SKIP_WITHOUT_GPU();
   for (const RowShape& shape : kRowShapes) {
@@ -114,17 +128,9 @@ TEST(RmsNormGpuTest, ForwardMatchesDoubleAndRepeatsBitForBit) {
     Problem problem = MakeProblem(shape);
     for (const bool has_branch : {true, false}) {
       if (!has_branch) problem.branch = TestTensor();
-      const Outputs expected = ForwardInDouble(problem);
-      for (const Place place : kBothPlaces) {
-        GpuContext gpu(kTestBytes, kTestBytes);
-        const Outputs actual = ForwardOnGpu(gpu, place, problem);
-        const int64_t size = problem.residual.size();
-        ExpectWithin(actual[0], expected[0], has_branch ? BFloat16Bound(size, 1) : 0.0);
-        ExpectWithin(actual[1], expected[1], BFloat16Bound(size, shape.width, has_branch ? 2 : 1));
-        ExpectWithin(actual[2], expected[2],
-                     has_branch ? BFloat16Bound(size, shape.width) : Float32Bound(shape.width));
-        ExpectSameBits(ForwardOnGpu(gpu, place, problem), actual);
-      }
+      ExpectMatchesAndRepeats(
+          [&](GpuContext& gpu, Place place) { return ForwardOnGpu(gpu, place, problem); },
+          ForwardInDouble(problem), ForwardBounds(problem));
     }
   }
 }
@@ -135,17 +141,25 @@ TEST(RmsNormGpuTest, BackwardMatchesDoubleAndRepeatsBitForBit) {
     SCOPED_TRACE(testing::Message() << shape.tokens << " x " << shape.width);
     const Problem problem = MakeProblem(shape);
     const TestTensor inverse_rms = ForwardInDouble(problem)[2];
-    const Outputs expected = BackwardInDouble(problem, inverse_rms);
-    for (const Place place : kBothPlaces) {
-      GpuContext gpu(kTestBytes, kTestBytes);
-      const Outputs actual = BackwardOnGpu(gpu, place, problem, inverse_rms);
-      for (const size_t i : {0, 1}) {
-        ExpectWithin(actual[i], expected[i], BFloat16Bound(problem.residual.size(), shape.width));
-      }
-      ExpectWithin(actual[2], expected[2], Float32Bound(shape.tokens));
-      ExpectSameBits(BackwardOnGpu(gpu, place, problem, inverse_rms), actual);
-    }
+    ExpectMatchesAndRepeats(
+        [&](GpuContext& gpu, Place place) {
+          return BackwardOnGpu(gpu, place, problem, inverse_rms);
+        },
+        BackwardInDouble(problem, inverse_rms), BackwardBounds(problem));
   }
+}
+
+TEST(RmsNormGpuTest, LongStreamMatchesDouble) {
+  constexpr int64_t kTensors = 5;
+  SKIP_WITHOUT_GPU_MEMORY_FOR_LONG(kTensors);
+  const Problem problem = MakeProblem(kLongShape);
+  const Outputs forward = ForwardInDouble(problem);
+  ExpectMatchesInLongStream(
+      [&](GpuContext& gpu, Place place) { return ForwardOnGpu(gpu, place, problem); }, kTensors,
+      forward, ForwardBounds(problem));
+  ExpectMatchesInLongStream(
+      [&](GpuContext& gpu, Place place) { return BackwardOnGpu(gpu, place, problem, forward[2]); },
+      kTensors, BackwardInDouble(problem, forward[2]), BackwardBounds(problem));
 }
 
 // More slices of rows than one, and a last one that is not full.
@@ -155,8 +169,8 @@ TEST(RmsNormGpuTest, WeightGradientAddsUpManyRows) {
     const Problem problem = MakeProblem(shape);
     const TestTensor inverse_rms = ForwardInDouble(problem)[2];
     GpuContext gpu(kTestBytes, kTestBytes);
-    ExpectWithin(BackwardOnGpu(gpu, Place::kAligned, problem, inverse_rms)[2],
-                 BackwardInDouble(problem, inverse_rms)[2], Float32Bound(shape.tokens));
+    ExpectWithin(BackwardOnGpu(gpu, Place::kAligned, problem, inverse_rms),
+                 BackwardInDouble(problem, inverse_rms), BackwardBounds(problem));
   }
 }
 
@@ -166,7 +180,7 @@ TEST(RmsNormGpuTest, HiddenMayBeTheResidual) {
   GpuContext gpu(kTestBytes, kTestBytes);
   const Outputs expected = ForwardOnGpu(gpu, Place::kAligned, problem);
   const TensorView residual = gpu.Upload(problem.residual);
-  const TensorView output = PoisonedLike(gpu, Place::kAligned, problem.residual);
+  const TensorView output = PoisonedRows(gpu, Place::kAligned, problem.residual);
   ASSERT_TRUE(RmsNormForward(gpu, {.residual = residual,
                                    .branch = gpu.Upload(problem.branch),
                                    .branch_scale = kBranchScale,
@@ -230,26 +244,41 @@ TEST(RmsNormGpuTest, MissingHiddenGradientIsZero) {
 TEST(RmsNormGpuTest, PoisonedRowStaysAlone) {
   SKIP_WITHOUT_GPU();
   Problem problem = MakeProblem({45, 100});
+  const TestTensor inverse_rms = ForwardInDouble(problem)[2];
   GpuContext gpu(kTestBytes, kTestBytes);
-  const TestTensor before = ForwardOnGpu(gpu, Place::kAligned, problem)[1];
-  problem.residual.PoisonRows(17, 1);
-  const TestTensor after = ForwardOnGpu(gpu, Place::kAligned, problem)[1];
-  EXPECT_TRUE(BitwiseEqual(after.View().Rows(0, 17), before.View().Rows(0, 17)));
-  EXPECT_TRUE(BitwiseEqual(after.View().Rows(18, 27), before.View().Rows(18, 27)));
+  const auto run = [&] {
+    Outputs outputs = ForwardOnGpu(gpu, Place::kAligned, problem);
+    const Outputs gradients = BackwardOnGpu(gpu, Place::kAligned, problem, inverse_rms);
+    outputs.insert(outputs.end(), {gradients[0], gradients[1]});
+    return outputs;
+  };
+  const Outputs before = run();
+  for (TestTensor* tensor : {&problem.residual, &problem.d_output}) tensor->PoisonRows(17, 1);
+  ExpectOtherRowsSame(run(), before, 17);
 }
 
 TEST(RmsNormGpuTest, RowTooWideIsRefusedWithTheLimit) {
   SKIP_WITHOUT_GPU();
   GpuContext gpu(kTestBytes, kTestBytes);
   const TensorView rows = gpu.Zeros(DType::kBFloat16, {1, 16392});
-  const absl::Status status = RmsNormForward(gpu, {.residual = rows,
-                                                   .branch = {},
-                                                   .weight = gpu.Zeros(DType::kBFloat16, {16392}),
-                                                   .hidden = {},
-                                                   .output = rows,
-                                                   .inverse_rms = gpu.Zeros(DType::kFloat32, {1})});
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("16384"));
+  const TensorView weight = gpu.Zeros(DType::kBFloat16, {16392});
+  const TensorView inverse_rms = gpu.Zeros(DType::kFloat32, {1});
+  ExpectUnimplemented(RmsNormForward(gpu, {.residual = rows,
+                                           .branch = {},
+                                           .weight = weight,
+                                           .hidden = {},
+                                           .output = rows,
+                                           .inverse_rms = inverse_rms}),
+                      {"RmsNormForward", "16392", "16384", "device: cpu"});
+  ExpectUnimplemented(RmsNormBackward(gpu, {.hidden = rows,
+                                            .weight = weight,
+                                            .inverse_rms = inverse_rms,
+                                            .d_output = rows,
+                                            .d_hidden = {},
+                                            .d_residual = rows,
+                                            .d_branch = {},
+                                            .d_weight = {}}),
+                      {"RmsNormBackward", "16392", "16384", "device: cpu"});
 }
 
 }  // namespace

@@ -26,6 +26,9 @@ const Segment kSegments[] = {
     {.query_begin = 144, .query_count = 2, .key_begin = 144, .first_position = 3}};
 constexpr int64_t kRows = 147;
 
+// One rounding to fp32 of a value below two; the angles' own error is a few ulp of fp64.
+constexpr double kBound = 0x1p-24 + 1e-9;
+
 TEST(RopeTablesGpuTest, MatchesDoubleWhereSegmentsAreAndWritesNothingElse) {
   SKIP_WITHOUT_GPU();
   for (const int64_t half : {1, 3, 64}) {
@@ -42,19 +45,20 @@ TEST(RopeTablesGpuTest, MatchesDoubleWhereSegmentsAreAndWritesNothingElse) {
     const TestContext cpu;
     ASSERT_TRUE(RopeTables(cpu, args).ok());
     GpuContext gpu(kTestBytes, kTestBytes);
-    args.cosines = gpu.Poisoned(DType::kFloat32, {kRows, half});
-    args.sines = gpu.Poisoned(DType::kFloat32, {kRows, half});
-    ASSERT_TRUE(RopeTables(gpu, args).ok());
-    const TestTensor actual[] = {gpu.Download(args.cosines), gpu.Download(args.sines)};
-    // One rounding to fp32 of a value below two; the angles' own error is a few ulp of fp64.
+    const auto run = [&]() -> Outputs {
+      args.cosines = gpu.Poisoned(DType::kFloat32, {kRows, half});
+      args.sines = gpu.Poisoned(DType::kFloat32, {kRows, half});
+      EXPECT_TRUE(RopeTables(gpu, args).ok());
+      return {gpu.Download(args.cosines), gpu.Download(args.sines)};
+    };
+    const Outputs actual = run();
+    ExpectSameBits(run(), actual);
     for (const Segment& segment : kSegments) {
-      const int64_t begin = segment.query_begin, count = segment.query_count;
-      EXPECT_LE(
-          MaxAbsDifference(actual[0].View().Rows(begin, count), cosines.View().Rows(begin, count)),
-          0x1p-24 + 1e-9);
-      EXPECT_LE(
-          MaxAbsDifference(actual[1].View().Rows(begin, count), sines.View().Rows(begin, count)),
-          0x1p-24 + 1e-9);
+      const auto rows = [&](const TestTensor& table) {
+        return table.View().Rows(segment.query_begin, segment.query_count);
+      };
+      EXPECT_LE(MaxAbsDifference(rows(actual[0]), rows(cosines)), kBound);
+      EXPECT_LE(MaxAbsDifference(rows(actual[1]), rows(sines)), kBound);
     }
     for (const TestTensor& table : actual) {
       for (const int64_t row : {40, 41, 42, 43, 146}) {
@@ -62,6 +66,32 @@ TEST(RopeTablesGpuTest, MatchesDoubleWhereSegmentsAreAndWritesNothingElse) {
       }
     }
   }
+}
+
+TEST(RopeTablesGpuTest, LongDocumentMatchesDouble) {
+  constexpr int64_t kTensors = 4;  // one in fp32 counts twice
+  SKIP_WITHOUT_GPU_MEMORY_FOR_LONG(kTensors);
+  const std::vector<double> frequencies = Frequencies(kLongWidth, 1e7);
+  const TestTensor cosines(DType::kFloat64, {kSampledRows, kLongWidth}), sines = cosines;
+  std::vector<Segment> sample;
+  for (int64_t row = 0; row < kSampledRows; ++row) {
+    sample.push_back({.query_begin = row, .query_count = 1, .first_position = LongRow(row)});
+  }
+  RopeTablesArgs args{.short_frequencies = frequencies,
+                      .long_frequencies = frequencies,
+                      .segments = sample,
+                      .cosines = cosines.View(),
+                      .sines = sines.View()};
+  const TestContext cpu;
+  ASSERT_TRUE(RopeTables(cpu, args).ok());
+  const Segment whole[] = {{.query_count = kLongTokens}};
+  GpuContext gpu(LongTensorBytes(kTensors), kLongScratchBytes);
+  args.segments = whole;
+  args.cosines = PoisonedLong(gpu, cosines, DType::kFloat32);
+  args.sines = PoisonedLong(gpu, sines, DType::kFloat32);
+  ASSERT_TRUE(RopeTables(gpu, args).ok());
+  EXPECT_LE(MaxAbsDifference(DownloadSample(gpu, args.cosines).View(), cosines.View()), kBound);
+  EXPECT_LE(MaxAbsDifference(DownloadSample(gpu, args.sines).View(), sines.View()), kBound);
 }
 
 }  // namespace
