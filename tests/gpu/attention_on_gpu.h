@@ -12,18 +12,18 @@
 
 #include "absl/status/status.h"
 
-#include "tests/gpu/gpu_context.h"
+#include "tests/gpu/attention_stream.h"
 #include "tests/kernels/attention_problem.h"
 
 namespace salamander {
 
-// A problem whose inputs are what the device sees of them. dk and dv hold something small to be
-// added to.
-inline AttentionProblem RoundedAttention(const AttentionCase& c) {
+// A problem whose inputs are what the device sees of them. dk and dv hold something to be added to,
+// of this deviation.
+inline AttentionProblem RoundedAttention(const AttentionCase& c, double gradient_before = 0.05) {
   AttentionProblem problem = RandomAttention(c);
   const auto before = [&](uint64_t seed) {
     return TestTensor::Normal(DType::kFloat64, {problem.rows(), c.key_heads, c.head_dim}, seed,
-                              0.05);
+                              gradient_before);
   };
   problem.dk = before(91);
   problem.dv = before(92);
@@ -41,48 +41,80 @@ struct AttentionOps {
   absl::Status (*backward)(const ExecutionContext&, const BackwardArgs&);
 
   // The problem with the device's results: NaN where nothing wrote.
-  AttentionProblem Run(const AttentionProblem& problem) const {
-    GpuContext gpu(int64_t{256} << 20, int64_t{256} << 20);
+  AttentionProblem Run(const AttentionProblem& problem, const StreamPlace& place = {}) const {
+    const AttentionStream stream(problem, place);
+    GpuContext gpu(stream.bytes(), place.scratch_bytes, place.options);
     AttentionProblem result = problem;
-    const int64_t rows = problem.rows(), heads = problem.q.View().dim(1),
-                  dim = problem.q.View().dim(2);
+    const std::vector<Segment> segments = stream.segments();
+    const auto upload = [&](const TestTensor& rows) { return stream.Upload(gpu, rows); };
+    const auto download = [&](const TensorView& rows) {
+      return stream.Download(gpu, rows).As(DType::kFloat64);
+    };
     ForwardArgs args;
-    args.q = gpu.Upload(problem.q), args.k = gpu.Upload(problem.k), args.v = gpu.Upload(problem.v);
-    args.segments = problem.segments, args.scale = problem.scale;
-    args.out = gpu.Poisoned(DType::kBFloat16, {rows, heads, dim});
+    args.q = upload(problem.q), args.k = upload(problem.k), args.v = upload(problem.v);
+    args.segments = segments, args.scale = problem.scale;
+    args.out = stream.Poisoned(gpu, problem.out);
     if (!problem.logsumexp.View().empty()) {
-      args.logsumexp = gpu.Poisoned(DType::kFloat32, {rows, heads});
+      args.logsumexp = stream.Poisoned(gpu, problem.logsumexp, DType::kFloat32);
     }
-    SetLists(gpu, problem, args);
-    EXPECT_TRUE(forward(gpu, args).ok());
-    result.out = gpu.Download(args.out).As(DType::kFloat64);
+    if constexpr (requires { args.blocks; }) {
+      args.blocks = upload(problem.blocks), args.block_size = problem.block_size;
+    }
+    const absl::Status forward_status = forward(gpu, args);
+    EXPECT_TRUE(forward_status.ok()) << forward_status;
+    result.out = download(args.out);
     if (args.logsumexp.empty()) return result;
     BackwardArgs gradients;
     gradients.q = args.q, gradients.k = args.k, gradients.v = args.v;
     gradients.segments = args.segments, gradients.scale = args.scale;
     gradients.out = args.out, gradients.logsumexp = args.logsumexp;
-    gradients.d_out = gpu.Upload(problem.d_out);
-    gradients.dq = gpu.Poisoned(DType::kBFloat16, {rows, heads, dim});
-    gradients.dk = gpu.Upload(problem.dk), gradients.dv = gpu.Upload(problem.dv);
+    gradients.d_out = upload(problem.d_out);
+    gradients.dq = stream.Poisoned(gpu, problem.dq);
+    gradients.dk = upload(problem.dk), gradients.dv = upload(problem.dv);
     if constexpr (requires { args.blocks; }) {
       gradients.blocks = args.blocks, gradients.block_size = args.block_size;
     }
-    EXPECT_TRUE(backward(gpu, gradients).ok());
+    const absl::Status backward_status = backward(gpu, gradients);
+    EXPECT_TRUE(backward_status.ok()) << backward_status;
     EXPECT_TRUE(gpu.Wait().ok());
-    result.logsumexp = gpu.Download(args.logsumexp).As(DType::kFloat64);
-    result.dq = gpu.Download(gradients.dq).As(DType::kFloat64);
-    result.dk = gpu.Download(gradients.dk).As(DType::kFloat64);
-    result.dv = gpu.Download(gradients.dv).As(DType::kFloat64);
+    result.logsumexp = download(args.logsumexp);
+    result.dq = download(gradients.dq);
+    result.dk = download(gradients.dk);
+    result.dv = download(gradients.dv);
     return result;
   }
-
- private:
-  static void SetLists(GpuContext& gpu, const AttentionProblem& problem, ForwardArgs& args) {
-    if constexpr (requires { args.blocks; }) {
-      args.blocks = gpu.Upload(problem.blocks), args.block_size = problem.block_size;
-    }
-  }
 };
+
+// A head that no kernel is built for.
+template <typename ForwardArgs, typename BackwardArgs>
+void ExpectWideHeadRefused(const AttentionOps<ForwardArgs, BackwardArgs>& ops) {
+  GpuContext gpu(int64_t{1} << 20, int64_t{1} << 20);
+  const std::vector<Segment> segments = {{.query_begin = 0, .query_count = 2}};
+  const TensorView wide = gpu.Zeros(DType::kBFloat16, {2, 1, 144});
+  const auto set = [&](auto& args) {
+    args.q = args.k = args.v = args.out = wide;
+    args.segments = segments;
+    args.logsumexp = gpu.Zeros(DType::kFloat32, {2, 1});
+    if constexpr (requires { args.blocks; }) args.blocks = gpu.Zeros(DType::kInt32, {2, 1, 1});
+  };
+  ForwardArgs args;
+  set(args);
+  ExpectUnimplemented(ops.forward(gpu, args), {"attention", "144", "1 to 128", "device: cpu"});
+  BackwardArgs gradients;
+  set(gradients);
+  gradients.d_out = gradients.dq = gradients.dk = gradients.dv = wide;
+  ExpectUnimplemented(ops.backward(gpu, gradients),
+                      {"attention backward", "144", "1 to 128", "device: cpu"});
+}
+
+// Documents across the stream's element 2^31, as many heads on either side.
+inline AttentionProblem OffsetAttention() {
+  return RoundedAttention(
+      {.documents = {260, 1, 69}, .heads = 32, .key_heads = 32, .head_dim = kLongWidth / 32});
+}
+inline StreamPlace EndOfLongStream(const AttentionProblem& problem) {
+  return {.before = kLongTokens - problem.rows()};
+}
 
 // Which rows the segments name, of the queries or of the keys.
 inline std::vector<bool> NamedRows(const AttentionProblem& problem, bool of_keys) {
@@ -112,13 +144,15 @@ inline void ExpectRowsNear(const TestTensor& actual, const TestTensor& expected,
 // Weights are rounded to bf16 before they meet the values, and so is the output: two roundings. A
 // gradient has those of the weights (or of the score's gradient), of the output in delta, of the
 // query's or the key's side, and its own: four. Where everything cancels (a document of one token),
-// fp32 sums over the head are left.
-inline void ExpectGpuNear(const AttentionProblem& actual, const AttentionProblem& expected) {
+// fp32 sums over the head are left. `logsumexp_error` is what long sums may add.
+inline void ExpectGpuNear(const AttentionProblem& actual, const AttentionProblem& expected,
+                          double logsumexp_error = 0.0) {
   const std::vector<bool> queries = NamedRows(expected, false), keys = NamedRows(expected, true);
   const auto dim = static_cast<double>(expected.q.View().dim(2));
   const double least = dim * 0x1p-22;
   ExpectRowsNear(actual.out, expected.out, queries, 2 * kBFloat16Rounding, least, "out");
-  ExpectRowsNear(actual.logsumexp, expected.logsumexp, queries, 0x1p-22, least, "logsumexp");
+  ExpectRowsNear(actual.logsumexp, expected.logsumexp, queries, 0x1p-22, least + logsumexp_error,
+                 "logsumexp");
   ExpectRowsNear(actual.dq, expected.dq, queries, 4 * kBFloat16Rounding, least, "dq");
   ExpectRowsNear(actual.dk, expected.dk, keys, 4 * kBFloat16Rounding, least, "dk");
   ExpectRowsNear(actual.dv, expected.dv, keys, 4 * kBFloat16Rounding, least, "dv");

@@ -6,8 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/block_attention.h"
-#include "tests/gpu/attention_on_gpu.h"
-#include "tests/reference/attention.h"
+#include "tests/gpu/long_attention.h"
 
 namespace salamander {
 namespace {
@@ -45,6 +44,20 @@ TEST(BlockDenseAttentionGpuTest, MatchesTwinForEveryGroupAndHeadDim) {
     const AttentionProblem problem = RoundedAttention(c);
     ExpectGpuNear(kDense.Run(problem), Twin(problem));
   }
+}
+
+TEST(BlockDenseAttentionGpuTest, LongStreamOffsetsMatchTwin) {
+  const AttentionProblem problem = OffsetAttention();
+  const StreamPlace place = EndOfLongStream(problem);
+  SKIP_WITHOUT_GPU_MEMORY_FOR(problem, place);
+  ExpectGpuNear(kDense.Run(problem, place), Twin(problem));
+}
+
+TEST(BlockDenseAttentionGpuTest, LongDocumentMatchesTwin) {
+  const AttentionProblem problem = LongAttention(32);
+  const StreamPlace place = LongAttentionPlace();
+  SKIP_WITHOUT_GPU_MEMORY_FOR(problem, place);
+  ExpectLongAttention(kDense, problem, place, DenseStretch);
 }
 
 TEST(BlockDenseAttentionGpuTest, UnalignedTensorsMatchTwin) {
@@ -217,14 +230,9 @@ TEST(BlockDenseAttentionGpuTest, LogsumexpIsOptional) {
   EXPECT_TRUE(BitwiseEqual(kDense.Run(with).out.View(), kDense.Run(without).out.View()));
 }
 
-TEST(BlockDenseAttentionGpuTest, HeadsWiderThanSupportedAreRefused) {
+TEST(BlockDenseAttentionGpuTest, HeadTooWideIsRefusedWithTheLimit) {
   SKIP_WITHOUT_GPU();
-  GpuContext gpu(int64_t{1} << 20, int64_t{1} << 20);
-  const TensorView q = gpu.Zeros(DType::kBFloat16, {2, 1, 144});
-  const std::vector<Segment> segments = {{.query_begin = 0, .query_count = 2}};
-  const absl::Status status = cuda::BlockDenseForward(
-      gpu, {.q = q, .k = q, .v = q, .segments = segments, .out = q, .logsumexp = {}});
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  ExpectWideHeadRefused(kDense);
 }
 
 }  // namespace

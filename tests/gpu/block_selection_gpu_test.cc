@@ -10,7 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/block_selection.h"
-#include "tests/gpu/gpu_context.h"
+#include "tests/gpu/long_stream.h"
 #include "tests/support/test_context.h"
 
 namespace salamander {
@@ -77,36 +77,48 @@ Problem RandomProblem(const ProblemCase& c) {
   return problem;
 }
 
+// What the device has for a problem, and rows in front of it. Whole strides of coarse windows fit
+// into these, so that pooled keys keep their places among the problem's.
+struct Memory {
+  int64_t tensor_bytes = int64_t{256} << 20, scratch_bytes = int64_t{64} << 20;
+  int64_t rows_before = 0;
+};
+
 // Pools the keys of `pooled_segments` (all rows from 0 on where they are those of the problem) and
 // selects for the queries of the problem's segments.
-void PoolAndSelect(Problem& problem, const std::vector<Segment>& pooled_segments) {
-  GpuContext gpu(int64_t{256} << 20, int64_t{64} << 20);
-  const int64_t rows = problem.rows(), key_heads = problem.key_heads(),
-                dim = problem.k.View().dim(2);
+void PoolAndSelect(Problem& problem, const std::vector<Segment>& pooled_segments,
+                   const Memory& memory = {}) {
+  GpuContext gpu(memory.tensor_bytes, memory.scratch_bytes);
+  const int64_t before = memory.rows_before, rows = before + problem.rows(),
+                key_heads = problem.key_heads(), dim = problem.k.View().dim(2);
   const TensorView fine =
       gpu.Poisoned(DType::kBFloat16, {FineKeyRows(rows, problem.shape), key_heads, dim});
   const TensorView coarse =
       gpu.Poisoned(DType::kBFloat16, {CoarseKeyRows(rows, problem.shape), key_heads, dim});
   const TensorView blocks =
       gpu.Poisoned(DType::kInt32, {rows, key_heads, problem.shape.selected_blocks});
-  ASSERT_TRUE(PoolKeys(gpu, {.k = gpu.Upload(problem.k),
-                             .segments = pooled_segments,
+  ASSERT_TRUE(PoolKeys(gpu, {.k = UploadBehind(gpu, before, problem.k),
+                             .segments = Behind(before, pooled_segments),
                              .shape = problem.shape,
                              .fine_keys = fine,
                              .coarse_keys = coarse})
                   .ok());
-  ASSERT_TRUE(SelectBlocks(gpu, {.q = gpu.Upload(problem.q),
+  ASSERT_TRUE(SelectBlocks(gpu, {.q = UploadBehind(gpu, before, problem.q),
                                  .fine_keys = fine,
                                  .coarse_keys = coarse,
-                                 .segments = problem.segments,
+                                 .segments = Behind(before, problem.segments),
                                  .shape = problem.shape,
                                  .scale = problem.scale,
                                  .blocks = blocks})
                   .ok());
   ASSERT_TRUE(gpu.Wait().ok());
-  problem.fine_keys = gpu.Download(fine).As(DType::kFloat64);
-  problem.coarse_keys = gpu.Download(coarse).As(DType::kFloat64);
-  problem.blocks = gpu.Download(blocks);
+  const auto behind = [&](const TensorView& tensor, int64_t stride) {
+    const int64_t others = before / stride;
+    return gpu.Download(tensor.Rows(others, tensor.dim(0) - others));
+  };
+  problem.fine_keys = behind(fine, problem.shape.kernel_stride).As(DType::kFloat64);
+  problem.coarse_keys = behind(coarse, 4 * problem.shape.kernel_stride).As(DType::kFloat64);
+  problem.blocks = behind(blocks, 1);
 }
 
 void PoolAndSelect(Problem& problem) {
@@ -218,33 +230,39 @@ void ExpectCpuLists(const Problem& problem) {
   EXPECT_LE(differing_lists, 1 + lists / 100);
 }
 
+// Every pooled row against the mean of its window; all others hold NaN.
+void ExpectMeans(const Problem& problem) {
+  const int64_t width = problem.k.View().row_size();
+  for (const int64_t level : {1, 4}) {
+    const int64_t size = level * problem.shape.kernel_size,
+                  stride = level * problem.shape.kernel_stride;
+    TestTensor pooled = level == 1 ? problem.fine_keys : problem.coarse_keys;
+    for (const Segment& segment : problem.segments) {
+      for (int64_t j = 0; j * stride + size <= segment.query_count; ++j) {
+        for (int64_t d = 0; d < width; ++d) {
+          double mean = 0;
+          for (int64_t row = 0; row < size; ++row) {
+            mean += problem.k.At((segment.key_begin + j * stride + row) * width + d) /
+                    static_cast<double>(size);
+          }
+          const int64_t index = (segment.key_begin / stride + j) * width + d;
+          ASSERT_NEAR(pooled.At(index), mean,
+                      0x1p-8 * std::abs(mean) + static_cast<double>(size) * 0x1p-22);
+          pooled.Set(index, std::nan(""));
+        }
+      }
+    }
+    for (int64_t i = 0; i < pooled.size(); ++i) ASSERT_TRUE(std::isnan(pooled.At(i))) << i;
+  }
+}
+
 TEST(PoolKeysGpuTest, RowsHoldMeansOfWholeWindowsAndNothingElseIsWritten) {
   SKIP_WITHOUT_GPU();
   for (const int64_t head_dim : {16, 5}) {
     Problem problem = RandomProblem(
         {.documents = {100, 1, 7, 8, 33, 64}, .key_heads = 2, .head_dim = head_dim, .gap = 3});
     PoolAndSelect(problem);
-    for (const bool is_coarse : {false, true}) {
-      const int64_t size = is_coarse ? 32 : 8, stride = is_coarse ? 16 : 4;
-      const int64_t width = 2 * head_dim;
-      TestTensor pooled = is_coarse ? problem.coarse_keys : problem.fine_keys;
-      for (const Segment& segment : problem.segments) {
-        for (int64_t j = 0; j * stride + size <= segment.query_count; ++j) {
-          for (int64_t d = 0; d < width; ++d) {
-            double mean = 0;
-            for (int64_t row = 0; row < size; ++row) {
-              mean += problem.k.At((segment.key_begin + j * stride + row) * width + d) /
-                      static_cast<double>(size);
-            }
-            const int64_t index = (segment.key_begin / stride + j) * width + d;
-            ASSERT_NEAR(pooled.At(index), mean,
-                        0x1p-8 * std::abs(mean) + static_cast<double>(size) * 0x1p-22);
-            pooled.Set(index, std::nan(""));
-          }
-        }
-      }
-      for (int64_t i = 0; i < pooled.size(); ++i) ASSERT_TRUE(std::isnan(pooled.At(i))) << i;
-    }
+    ExpectMeans(problem);
   }
 }
 
@@ -332,6 +350,66 @@ TEST(SelectBlocksGpuTest, MatchesCpuAroundTheSelectionLimitAndFarBeyond) {
   }
 }
 
+TEST(SelectBlocksGpuTest, OneTokenAloneReadsItsOwnBlock) {
+  SKIP_WITHOUT_GPU();
+  Problem problem = RandomProblem({.documents = {1}});
+  PoolAndSelect(problem);
+  EXPECT_THAT(problem.List(0, 0), ElementsAre(0));
+}
+
+// Queries, keys, pooled keys and lists reach beyond element 2^31.
+TEST(SelectBlocksGpuTest, LongStreamOffsetsMatchCpu) {
+  constexpr int64_t kTensors = 6;  // the lists are int32
+  SKIP_WITHOUT_GPU_MEMORY_FOR_LONG(kTensors);
+  Problem problem = RandomProblem({.documents = {262, 1, 69},
+                                   .shape = {.kernel_size = 2,
+                                             .kernel_stride = 1,
+                                             .block_size = 1,
+                                             .init_blocks = 1,
+                                             .local_blocks = 2,
+                                             .selected_blocks = 128},
+                                   .heads = 32,
+                                   .key_heads = 32,
+                                   .head_dim = kLongWidth / 32});
+  PoolAndSelect(problem, problem.segments,
+                {.tensor_bytes = LongTensorBytes(kTensors),
+                 .scratch_bytes = kLongScratchBytes,
+                 .rows_before = kLongTokens - problem.rows()});
+  ExpectMeans(problem);
+  ExpectCpuLists(problem);
+}
+
+// All queries of half a million; the last are compared.
+TEST(SelectBlocksGpuTest, LongDocumentMatchesCpuAtItsEnd) {
+  SKIP_WITHOUT_GPU();
+  constexpr int64_t kCompared = 70;
+  Problem problem =
+      RandomProblem({.documents = {kLongTokens}, .shape = BlockSelectionShape{}, .heads = 1});
+  PoolAndSelect(problem, problem.segments,
+                {.tensor_bytes = int64_t{1} << 30, .scratch_bytes = kLongScratchBytes});
+  ExpectMeans(problem);
+  problem.segments = {{.query_begin = kLongTokens - kCompared,
+                       .query_count = kCompared,
+                       .key_begin = 0,
+                       .first_position = kLongTokens - kCompared}};
+  ExpectCpuLists(problem);
+}
+
+TEST(SelectBlocksGpuTest, HeadTooWideIsRefusedWithTheLimit) {
+  SKIP_WITHOUT_GPU();
+  GpuContext gpu(int64_t{1} << 20, int64_t{1} << 20);
+  const TensorView rows = gpu.Zeros(DType::kBFloat16, {2, 1, 144});
+  const std::vector<Segment> segments = {{.query_begin = 0, .query_count = 2}};
+  const TensorView blocks = gpu.Zeros(DType::kInt32, {2, 1, kSmallShape.selected_blocks});
+  ExpectUnimplemented(SelectBlocks(gpu, {.q = rows,
+                                         .fine_keys = rows,
+                                         .coarse_keys = rows,
+                                         .segments = segments,
+                                         .shape = kSmallShape,
+                                         .blocks = blocks}),
+                      {"SelectBlocks", "144", "1 to 128", "device: cpu"});
+}
+
 TEST(SelectBlocksGpuTest, OddWindowsAndBlocksMatchCpu) {
   SKIP_WITHOUT_GPU();
   for (const BlockSelectionShape& shape :
@@ -407,6 +485,8 @@ TEST(SelectBlocksGpuTest, ChunksDecodingAndRunsGiveTheSameLists) {
     }
     PoolAndSelect(chunked, all);
     EXPECT_TRUE(BitwiseEqual(chunked.blocks.View(), whole.blocks.View())) << chunk;
+    EXPECT_TRUE(BitwiseEqual(chunked.fine_keys.View(), whole.fine_keys.View())) << chunk;
+    EXPECT_TRUE(BitwiseEqual(chunked.coarse_keys.View(), whole.coarse_keys.View())) << chunk;
   }
 }
 

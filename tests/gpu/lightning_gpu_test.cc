@@ -7,8 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/lightning_attention.h"
-#include "kernels/memory.h"
-#include "tests/gpu/gpu_context.h"
+#include "tests/gpu/long_stream.h"
 #include "tests/kernels/lightning_problem.h"
 
 namespace salamander {
@@ -37,51 +36,63 @@ LightningProblem RoundedProblem(const LightningShape& shape) {
   return problem;
 }
 
-TensorView UploadOutput(GpuContext& gpu, const LightningProblem& problem) {
+TestTensor Untouched(const LightningProblem& problem) {
   const TensorView q = problem.q.View();
-  return gpu.Upload(TestTensor::Constant(q.dtype(), {q.dim(0), q.dim(1), q.dim(2)}, kUntouched));
+  return TestTensor::Constant(q.dtype(), {q.dim(0), q.dim(1), q.dim(2)}, kUntouched);
 }
 
-TestTensor DownloadIfThere(GpuContext& gpu, const TensorView& tensor) {
-  return tensor.empty() ? TestTensor() : gpu.Download(tensor).As(DType::kFloat64);
+// The last rows of a tensor, as many as the problem has.
+TestTensor DownloadEnd(GpuContext& gpu, const LightningProblem& problem, const TensorView& tensor) {
+  const int64_t rows = problem.q.View().dim(0);
+  return gpu.Download(tensor.Rows(tensor.dim(0) - rows, rows)).As(DType::kFloat64);
 }
 
-LightningOutput ForwardOnGpu(GpuContext& gpu, const LightningProblem& problem) {
-  const TensorView out = UploadOutput(gpu, problem);
+TestTensor DownloadStates(GpuContext& gpu, const TensorView& states) {
+  return states.empty() ? TestTensor() : gpu.Download(states).As(DType::kFloat64);
+}
+
+// With the problem's rows behind `before` others.
+LightningOutput ForwardOnGpu(GpuContext& gpu, const LightningProblem& problem, int64_t before = 0) {
+  const auto upload = [&](const TestTensor& rows) { return UploadBehind(gpu, before, rows); };
+  const TensorView out = upload(Untouched(problem));
   const TensorView states = gpu.Upload(problem.states, DType::kFloat32);
-  const absl::Status status = LightningForward(gpu, {.q = gpu.Upload(problem.q),
-                                                     .k = gpu.Upload(problem.k),
-                                                     .v = gpu.Upload(problem.v),
+  const std::vector<Segment> segments = Behind(before, problem.segments);
+  const absl::Status status = LightningForward(gpu, {.q = upload(problem.q),
+                                                     .k = upload(problem.k),
+                                                     .v = upload(problem.v),
                                                      .slopes = problem.slopes,
-                                                     .segments = problem.segments,
+                                                     .segments = segments,
                                                      .scale = problem.scale,
                                                      .states = states,
                                                      .out = out});
   EXPECT_TRUE(status.ok()) << status;
-  return {DownloadIfThere(gpu, out), DownloadIfThere(gpu, states)};
+  return {DownloadEnd(gpu, problem, out), DownloadStates(gpu, states)};
 }
 
-LightningGradients BackwardOnGpu(GpuContext& gpu, const LightningProblem& problem) {
-  const TensorView dq = UploadOutput(gpu, problem);
-  const TensorView dk = UploadOutput(gpu, problem);
-  const TensorView dv = UploadOutput(gpu, problem);
+LightningGradients BackwardOnGpu(GpuContext& gpu, const LightningProblem& problem,
+                                 int64_t before = 0) {
+  const auto upload = [&](const TestTensor& rows) { return UploadBehind(gpu, before, rows); };
+  const TensorView dq = upload(Untouched(problem));
+  const TensorView dk = upload(Untouched(problem));
+  const TensorView dv = upload(Untouched(problem));
   const TensorView d_states = gpu.Upload(problem.d_states, DType::kFloat32);
+  const std::vector<Segment> segments = Behind(before, problem.segments);
   const absl::Status status =
-      LightningBackward(gpu, {.q = gpu.Upload(problem.q),
-                              .k = gpu.Upload(problem.k),
-                              .v = gpu.Upload(problem.v),
+      LightningBackward(gpu, {.q = upload(problem.q),
+                              .k = upload(problem.k),
+                              .v = upload(problem.v),
                               .slopes = problem.slopes,
-                              .segments = problem.segments,
+                              .segments = segments,
                               .scale = problem.scale,
                               .states = gpu.Upload(problem.states, DType::kFloat32),
                               .d_states = d_states,
-                              .d_out = gpu.Upload(problem.d_out),
+                              .d_out = upload(problem.d_out),
                               .dq = dq,
                               .dk = dk,
                               .dv = dv});
   EXPECT_TRUE(status.ok()) << status;
-  return {DownloadIfThere(gpu, dq), DownloadIfThere(gpu, dk), DownloadIfThere(gpu, dv),
-          DownloadIfThere(gpu, d_states)};
+  return {DownloadEnd(gpu, problem, dq), DownloadEnd(gpu, problem, dk),
+          DownloadEnd(gpu, problem, dv), DownloadStates(gpu, d_states)};
 }
 
 // Documents around the chunk of 64, of few tokens, and long enough to be cut into several runs;
@@ -205,83 +216,29 @@ TEST(LightningGpuTest, EqualTokensWithoutDecayCountThemselvesExactly) {
   }
 }
 
-TEST(LightningGpuTest, HalfAMillionTokensEqualTheRecurrence) {
+TEST(LightningGpuTest, LongDocumentEqualsTheRecurrence) {
   SKIP_WITHOUT_GPU();
   GpuContext gpu(int64_t{1} << 30, kTensorBytes);
-  LightningProblem problem = RoundedProblem(
-      {.documents = {(int64_t{512} << 10) + 64}, .heads = 2, .dim = 16, .has_states = true});
+  LightningProblem problem =
+      RoundedProblem({.documents = {kLongTokens}, .heads = 2, .dim = 16, .has_states = true});
   problem.slopes = {4e-8, 0x1p-8};
   ExpectOutput(problem, ForwardOnGpu(gpu, problem), ReferenceForward(problem));
   ExpectGradients(problem, BackwardOnGpu(gpu, problem), ReferenceBackward(problem));
 }
 
-TEST(LightningGpuTest, ElementOffsetsBeyondTwoToTheThirtyOne) {
-  SKIP_WITHOUT_GPU();
-  constexpr int64_t kTokens = (int64_t{512} << 10) + 64, kHeads = 32, kDim = 128;
-  constexpr int64_t kTail = 330;   // rows that are filled, across offset 2^31
-  constexpr int64_t kShift = 350;  // q, k, v and d_out are windows of one tensor
-  static_assert(kTokens * kHeads * kDim > int64_t{1} << 31);
-  constexpr int64_t kTensorSize = (kTokens + 3 * kShift) * kHeads * kDim * 2;
-  GpuContext gpu(4 * kTensorSize + (int64_t{1} << 20), kTensorBytes);
-  const TestTensor tail = Rounded(
-      TestTensor::Normal(DType::kFloat32, {kTail + 3 * kShift, kHeads, kDim}, 7), DType::kFloat64);
-  const TensorView all = gpu.Zeros(DType::kBFloat16, {kTokens + 3 * kShift, kHeads, kDim});
-  ASSERT_TRUE(CopyFromHost(gpu, tail.As(DType::kBFloat16).View().raw(),
-                           all.Rows(kTokens - kTail, kTail + 3 * kShift))
-                  .ok());
-  const auto window = [&](int64_t i) { return all.Rows(i * kShift, kTokens); };
-  LightningProblem problem;
-  const auto copy = [&](int64_t i) {
-    TestTensor rows(DType::kFloat64, {kTail, kHeads, kDim});
-    const TensorView source = tail.View().Rows(i * kShift, kTail);
-    std::copy_n(source.data<double>(), source.size(), rows.View().data<double>());
-    return rows;
-  };
-  problem.q = copy(0);
-  problem.k = copy(1);
-  problem.v = copy(2);
-  problem.d_out = copy(3);
-  for (int64_t head = 0; head < kHeads; ++head) {
-    problem.slopes.push_back(std::exp2(-static_cast<double>(head + 1) / 4));
+// The first document begins before the stream's element 2^31 and ends behind it.
+TEST(LightningGpuTest, LongStreamOffsetsEqualTheRecurrence) {
+  constexpr int64_t kTensors = 7;
+  SKIP_WITHOUT_GPU_MEMORY_FOR_LONG(kTensors);
+  const LightningProblem problem =
+      RoundedProblem({.documents = {300, 23, 7}, .heads = 32, .dim = kLongWidth / 32});
+  const int64_t before = kLongTokens - problem.q.View().dim(0);
+  {
+    GpuContext gpu(LongTensorBytes(kTensors), kTensorBytes);
+    ExpectOutput(problem, ForwardOnGpu(gpu, problem, before), ReferenceForward(problem));
   }
-  problem.segments = {{.query_begin = 0, .query_count = 300},
-                      {.query_begin = kTail - 7, .query_count = 7}};
-  std::vector<Segment> segments = problem.segments;
-  for (Segment& segment : segments) segment.query_begin += kTokens - kTail;
-
-  const TensorView outputs[] = {gpu.Zeros(DType::kBFloat16, {kTokens, kHeads, kDim}),
-                                gpu.Zeros(DType::kBFloat16, {kTokens, kHeads, kDim}),
-                                gpu.Zeros(DType::kBFloat16, {kTokens, kHeads, kDim})};
-  const auto result = [&](int i) {
-    return gpu.Download(outputs[i].Rows(kTokens - kTail, kTail)).As(DType::kFloat64);
-  };
-  ASSERT_TRUE(LightningForward(gpu, {.q = window(0),
-                                     .k = window(1),
-                                     .v = window(2),
-                                     .slopes = problem.slopes,
-                                     .segments = segments,
-                                     .scale = problem.scale,
-                                     .states = TensorView(),
-                                     .out = outputs[0]})
-                  .ok());
-  ExpectClose(problem, result(0), ReferenceForward(problem).out, "out");
-  ASSERT_TRUE(LightningBackward(gpu, {.q = window(0),
-                                      .k = window(1),
-                                      .v = window(2),
-                                      .slopes = problem.slopes,
-                                      .segments = segments,
-                                      .scale = problem.scale,
-                                      .states = TensorView(),
-                                      .d_states = TensorView(),
-                                      .d_out = window(3),
-                                      .dq = outputs[0],
-                                      .dk = outputs[1],
-                                      .dv = outputs[2]})
-                  .ok());
-  const LightningGradients expected = ReferenceBackward(problem);
-  ExpectClose(problem, result(0), expected.dq, "dq");
-  ExpectClose(problem, result(1), expected.dk, "dk");
-  ExpectClose(problem, result(2), expected.dv, "dv");
+  GpuContext gpu(LongTensorBytes(kTensors), kTensorBytes);
+  ExpectGradients(problem, BackwardOnGpu(gpu, problem, before), ReferenceBackward(problem));
 }
 
 // One slot throughout; a piece of 700 tokens is cut into runs whose last one overwrites the slot
@@ -435,23 +392,41 @@ TEST(LightningGpuTest, RepeatsBitForBit) {
   }
 }
 
-TEST(LightningGpuTest, OtherHeadDimsAreUnimplementedAndSaySo) {
+TEST(LightningGpuTest, OtherHeadDimsAndPlacesAreRefusedWithWhatIsBuilt) {
   SKIP_WITHOUT_GPU();
   GpuContext gpu(kTensorBytes, kTensorBytes);
+  const std::vector<Segment> segments = {{.query_begin = 0, .query_count = 3}};
+  const std::vector<double> slopes = {0.5};
+  const auto expect_unimplemented = [&](const TensorView& tensor, const std::string& found,
+                                        const char* expected, const char* remedy) {
+    ExpectUnimplemented(LightningForward(gpu, {.q = tensor,
+                                               .k = tensor,
+                                               .v = tensor,
+                                               .slopes = slopes,
+                                               .segments = segments,
+                                               .states = TensorView(),
+                                               .out = tensor}),
+                        {"LightningForward", found.c_str(), expected, remedy});
+    ExpectUnimplemented(LightningBackward(gpu, {.q = tensor,
+                                                .k = tensor,
+                                                .v = tensor,
+                                                .slopes = slopes,
+                                                .segments = segments,
+                                                .states = TensorView(),
+                                                .d_states = TensorView(),
+                                                .d_out = tensor,
+                                                .dq = tensor,
+                                                .dk = tensor,
+                                                .dv = tensor}),
+                        {"LightningBackward", found.c_str(), expected, remedy});
+  };
   for (const int64_t dim : {8, 40, 144}) {
-    const TensorView tensor = gpu.Zeros(DType::kBFloat16, {3, 1, dim});
-    const std::vector<Segment> segments = {{.query_begin = 0, .query_count = 3}};
-    const std::vector<double> slopes = {0.5};
-    const absl::Status status = LightningForward(gpu, {.q = tensor,
-                                                       .k = tensor,
-                                                       .v = tensor,
-                                                       .slopes = slopes,
-                                                       .segments = segments,
-                                                       .states = TensorView(),
-                                                       .out = tensor});
-    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-    EXPECT_NE(status.message().find(std::to_string(dim)), std::string::npos) << status;
+    expect_unimplemented(gpu.Zeros(DType::kBFloat16, {3, 1, dim}), std::to_string(dim),
+                         "16 to 128 in steps of 16", "device: cpu");
   }
+  const TensorView shifted = gpu.Zeros(DType::kBFloat16, {3 * 16 + 1}).Rows(1, 3 * 16);
+  expect_unimplemented(shifted.Reshape({3, 1, 16}), "bfloat16[3, 1, 16]", "16 does not divide",
+                       "take it from an arena");
 }
 
 }  // namespace

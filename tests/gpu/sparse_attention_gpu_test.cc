@@ -8,8 +8,7 @@
 
 #include "kernels/cuda/block_attention.h"
 #include "kernels/sparse_attention.h"
-#include "tests/gpu/attention_on_gpu.h"
-#include "tests/reference/attention.h"
+#include "tests/gpu/long_attention.h"
 
 namespace salamander {
 namespace {
@@ -62,6 +61,22 @@ Choice RandomChoice(double probability, uint64_t seed) {
 
 const Choice kEveryBlock = [](int64_t, int64_t, int64_t) { return true; };
 
+// Of one KV head, lists of a document's first block, the one before the query's own, and its own.
+TestTensor ShortLists(int64_t rows, const std::vector<Segment>& segments, int64_t block_size) {
+  constexpr int64_t kLength = 3;
+  TestTensor lists = TestTensor::Constant(DType::kInt32, {rows, 1, kLength}, -1.0);
+  for (const Segment& segment : segments) {
+    for (int64_t i = 0; i < segment.query_count; ++i) {
+      const int64_t own = (segment.first_position + i) / block_size;
+      int64_t place = (segment.query_begin + i) * kLength;
+      if (own > 1) lists.Set(place++, 0.0);
+      if (own > 0) lists.Set(place++, static_cast<double>(own - 1));
+      lists.Set(place, static_cast<double>(own));
+    }
+  }
+  return lists;
+}
+
 struct Shape {
   AttentionCase attention;
   int64_t block_size = 64;
@@ -105,6 +120,34 @@ TEST(SparseAttentionGpuTest, ThousandsOfBlocksOfOneKeyMatchTwin) {
       RoundedAttention({.documents = {2500, 17}, .heads = 1, .key_heads = 1, .head_dim = 16});
   SetLists(problem, 1, 20, RandomChoice(0.02, 3));
   ExpectGpuNear(kSparse.Run(problem), Twin(problem));
+}
+
+// The lists, of 128 blocks, reach beyond element 2^31 too.
+TEST(SparseAttentionGpuTest, LongStreamOffsetsMatchTwin) {
+  AttentionProblem problem = OffsetAttention();
+  SetLists(problem, 2, 128, RandomChoice(0.9, 3));
+  const StreamPlace place = EndOfLongStream(problem);
+  SKIP_WITHOUT_GPU_MEMORY_FOR(problem, place);
+  ExpectGpuNear(kSparse.Run(problem, place), Twin(problem));
+}
+
+// The last query of every stretch reads its own copies of the stretch's last blocks, and all read
+// the first copy of the first.
+TEST(SparseAttentionGpuTest, LongDocumentMatchesTwin) {
+  AttentionProblem problem = LongAttention(16);
+  const StreamPlace place = LongAttentionPlace();
+  const AttentionStream stream(problem, place);
+  problem.blocks = ShortLists(stream.rows(), stream.segments(), problem.block_size);
+  SKIP_WITHOUT_GPU_MEMORY_FOR(problem, place);
+  const auto stretch = [](const AttentionProblem& whole, int64_t s) {
+    AttentionProblem expected = whole;
+    KeepLastQuery(expected);
+    expected.blocks = ShortLists(expected.rows(), expected.segments, expected.block_size);
+    expected = Twin(expected);
+    ScaleKeyGradients(expected, 0, expected.block_size, s == 1 ? kStretches : 0.0);
+    return expected;
+  };
+  ExpectLongAttention(kSparse, problem, place, stretch);
 }
 
 TEST(SparseAttentionGpuTest, FullListsEqualBlockDenseAttentionBitwise) {
@@ -168,6 +211,11 @@ TEST(SparseAttentionGpuTest, BlocksThatNoneChoosesGetExactlyNoGradient) {
     }
   }
   ExpectGpuNear(actual, Twin(problem));
+}
+
+TEST(SparseAttentionGpuTest, HeadTooWideIsRefusedWithTheLimit) {
+  SKIP_WITHOUT_GPU();
+  ExpectWideHeadRefused(kSparse);
 }
 
 TEST(SparseAttentionGpuTest, RowsOutsideSegmentsAreNeitherReadNorWritten) {
