@@ -84,6 +84,7 @@ std::vector<pid_t> DescendantsOf(pid_t root) {
   }
   // The program alone, even where the test itself runs under a job.
   for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"}) unsetenv(variable);
+  if (launch.hides_gpus) setenv("CUDA_VISIBLE_DEVICES", "", 1);
   setenv("OMP_NUM_THREADS", "1", 1);
   setenv("OMP_WAIT_POLICY", "passive", 1);
   std::vector<char*> arguments;

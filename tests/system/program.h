@@ -17,6 +17,7 @@ struct Launch {
   int ranks = 1;                  // above 1: through scripts/mpirun_local
   double timeout_seconds = 20.0;  // killed then; sanitized builds have ten times as long
   int64_t largest_file = 0;       // > 0: writes beyond fail as on a full disk
+  bool hides_gpus = false;        // as on a machine without any
 };
 
 struct Outcome {
