@@ -1,6 +1,6 @@
-// Watches the collectives that are under way on a CUDA stream, from a thread of its own. A peer
-// that died leaves NCCL's kernels waiting for ever; here a collective that fails or outlasts its
-// time is told of once, with its name, sequence number and size.
+// Watches the collectives that are under way on a device, from a thread of its own. A peer that
+// died leaves a device waiting for ever; here a collective that fails or outlasts its time is told
+// of once, with its name, number and size.
 #ifndef MODEL_PARALLEL_COLLECTIVE_WATCH_H_
 #define MODEL_PARALLEL_COLLECTIVE_WATCH_H_
 
@@ -10,11 +10,7 @@
 #include <deque>
 #include <functional>
 #include <mutex>
-#include <string>
 #include <thread>
-#include <vector>
-
-#include <nccl.h>
 
 #include "absl/status/statusor.h"
 
@@ -23,10 +19,12 @@ namespace salamander {
 class CollectiveWatch {
  public:
   struct Options {
-    ncclComm_t communicator = nullptr;
-    cudaStream_t stream = nullptr;
     int rank = 0;
     double timeout_seconds = 600;
+    // How many collectives have ended, in the order they were enqueued, or what went wrong. Called
+    // from the watch's thread.
+    std::function<absl::StatusOr<int64_t>()> ended;
+    // Called once, from the watch's thread.
     std::function<void(const absl::Status&)> on_failure;
   };
   explicit CollectiveWatch(Options options);
@@ -35,30 +33,27 @@ class CollectiveWatch {
   CollectiveWatch& operator=(const CollectiveWatch&) = delete;
 
   // After a collective was enqueued. Its time begins now.
-  absl::Status Enqueued(const char* operation, int64_t bytes);
+  void Enqueued(const char* operation, int64_t bytes);
 
  private:
   using Clock = std::chrono::steady_clock;
   struct Pending {
     const char* operation;
-    int64_t sequence;
+    int64_t number;  // from 1
     int64_t bytes;
-    cudaEvent_t end;
     Clock::time_point deadline;
   };
 
   void Watch();
-  // The failure that the communicator or the oldest pending collective shows, or OK.
+  // What went wrong with the oldest collective that has not ended, or OK.
   absl::Status Look();
-  absl::StatusOr<cudaEvent_t> TakeEvent();
 
   Options options_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool ending_ = false;
-  int64_t sequence_ = 0;
+  int64_t enqueued_ = 0;
   std::deque<Pending> pending_;
-  std::vector<cudaEvent_t> spare_;
   std::thread thread_;  // last: it uses the others
 };
 

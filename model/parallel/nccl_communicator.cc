@@ -12,6 +12,7 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/stream.h"
 #include "model/parallel/collective_watch.h"
 
 namespace salamander {
@@ -44,11 +45,11 @@ class Nccl : public Communicator {
       : host_(std::move(host)),
         options_(options),
         comm_(comm),
+        marks_(options.execution),
         watch_(std::make_unique<CollectiveWatch>(
-            CollectiveWatch::Options{.communicator = comm,
-                                     .stream = options.execution.cuda->stream(),
-                                     .rank = host_->rank(),
+            CollectiveWatch::Options{.rank = host_->rank(),
                                      .timeout_seconds = options.timeout_seconds,
+                                     .ended = [this] { return Ended(); },
                                      .on_failure = options.on_failure})) {}
   ~Nccl() override {
     watch_.reset();  // it looks at the communicator
@@ -87,18 +88,29 @@ class Nccl : public Communicator {
   }
 
  private:
-  cudaStream_t stream() const { return options_.execution.cuda->stream(); }
+  cudaStream_t stream() const { return cuda::StreamOf(options_.execution); }
+
+  // Collectives that have ended, each of which left a mark behind it.
+  absl::StatusOr<int64_t> Ended() {
+    ncclResult_t result = ncclSuccess;
+    ncclCommGetAsyncError(comm_, &result);
+    if (result != ncclInProgress) RETURN_IF_ERROR(NcclStatus(result, "a collective", rank()));
+    return marks_.Passed();
+  }
 
   template <typename Collective>
   absl::Status Enqueue(const char* operation, const TensorView& buffer,
                        const Collective& collective) {
     RETURN_IF_ERROR(NcclStatus(collective(), operation, rank()));
-    return watch_->Enqueued(operation, buffer.bytes());
+    RETURN_IF_ERROR(marks_.Enqueue());
+    watch_->Enqueued(operation, buffer.bytes());
+    return absl::OkStatus();
   }
 
   std::unique_ptr<Communicator> host_;
   NcclOptions options_;
   ncclComm_t comm_;
+  cuda::StreamMarks marks_;
   std::unique_ptr<CollectiveWatch> watch_;
 };
 
