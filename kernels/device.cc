@@ -5,6 +5,7 @@
 
 #include <unistd.h>
 
+#include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
 #ifdef SALAMANDER_HAS_CUDA
 #include "kernels/cuda/session.h"
@@ -63,6 +64,15 @@ int CudaDeviceCount() {
   return cuda::DeviceCount();
 #else
   return 0;
+#endif
+}
+
+absl::StatusOr<std::string> DeviceIdentity(const Device& device) {
+  SALAMANDER_CHECK(device.kind == DeviceKind::kCuda) << "the CPU has no identity";
+#ifdef SALAMANDER_HAS_CUDA
+  return cuda::IdentityOf(device.index);
+#else
+  return absl::FailedPreconditionError("this program was built without the CUDA toolkit");
 #endif
 }
 

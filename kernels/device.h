@@ -24,6 +24,10 @@ struct DeviceOptions {
 // CUDA devices that this process could open: 0 in a build without CUDA, or without driver or GPU.
 int CudaDeviceCount();
 
+// Tells a CUDA device from all others, of this host and of any other: equal for two processes that
+// see the same one, under whatever index. Fails where there is no such device.
+absl::StatusOr<std::string> DeviceIdentity(const Device& device);
+
 // Ops that are enqueued again and again, as the steps of a generation are: from the third time on
 // a CUDA device is handed all of them at once.
 class Replay {
@@ -79,6 +83,14 @@ class DeviceSession {
   DType activation_dtype() const {
     return device().kind == DeviceKind::kCpu ? DType::kFloat32 : DType::kBFloat16;
   }
+
+  // How many processes of the job have opened this device, this one among them: as many share what
+  // FreeBytes says. Whoever knows them says so.
+  int processes() const { return processes_; }
+  void set_processes(int processes) { processes_ = processes; }
+
+ private:
+  int processes_ = 1;
 };
 
 }  // namespace salamander

@@ -134,6 +134,12 @@ int DeviceCount() {
   return 0;
 }
 
+absl::StatusOr<std::string> IdentityOf(int index) {
+  cudaDeviceProp properties;
+  RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, index));
+  return std::string(properties.uuid.bytes, sizeof(properties.uuid.bytes));
+}
+
 absl::StatusOr<std::unique_ptr<DeviceSession>> OpenSession(int index,
                                                            const DeviceOptions& options) {
   RETURN_IF_ERROR(CheckThisDriver());

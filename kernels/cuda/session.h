@@ -3,6 +3,7 @@
 #define KERNELS_CUDA_SESSION_H_
 
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 
@@ -11,6 +12,7 @@
 namespace salamander::cuda {
 
 int DeviceCount();
+absl::StatusOr<std::string> IdentityOf(int index);
 absl::StatusOr<std::unique_ptr<DeviceSession>> OpenSession(int index, const DeviceOptions& options);
 
 }  // namespace salamander::cuda

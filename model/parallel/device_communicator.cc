@@ -5,6 +5,7 @@
 
 #include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
+#include "model/parallel/placement.h"
 #include "model/parallel/staged_communicator.h"
 #ifdef SALAMANDER_HAS_NCCL
 #include "model/parallel/nccl_communicator.h"
@@ -28,7 +29,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> DeviceCommunicator(
     std::unique_ptr<Communicator> host, const ExecutionContext& execution) {
   if (execution.device.kind == DeviceKind::kCpu) return host;
 #ifdef SALAMANDER_HAS_NCCL
-  ASSIGN_OR_RETURN(const bool has_own_device, OnOneDeviceEach(*host, execution));
+  ASSIGN_OR_RETURN(const bool has_own_device, HasOwnDeviceEach(execution.device, *host));
   if (has_own_device) {
     return NcclCommunicator(std::move(host), {.execution = execution, .on_failure = EndProcess});
   }

@@ -6,12 +6,10 @@
 #include <vector>
 
 #include <nccl.h>
-#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/status_macros.h"
-#include "kernels/cuda/runtime.h"
 #include "kernels/cuda/stream.h"
 #include "model/parallel/collective_watch.h"
 
@@ -114,12 +112,6 @@ class Nccl : public Communicator {
   std::unique_ptr<CollectiveWatch> watch_;
 };
 
-// The bytes of a plain struct as text that AllGather carries, and back.
-template <typename Plain>
-std::string AsText(const Plain& value) {
-  return std::string(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Communicator>> NcclCommunicator(std::unique_ptr<Communicator> host,
@@ -129,22 +121,14 @@ absl::StatusOr<std::unique_ptr<Communicator>> NcclCommunicator(std::unique_ptr<C
   absl::Status status;
   if (host->rank() == 0) status = NcclStatus(ncclGetUniqueId(&id), "NCCL's unique id", 0);
   RETURN_IF_ERROR(AgreeOnStatus(*host, status));
-  ASSIGN_OR_RETURN(const std::vector<std::string> ids, host->AllGather(AsText(id)));
-  std::copy(ids[0].begin(), ids[0].end(), reinterpret_cast<char*>(&id));
+  ASSIGN_OR_RETURN(const std::vector<std::string> ids,
+                   host->AllGather({id.internal, sizeof(id.internal)}));
+  std::copy(ids[0].begin(), ids[0].end(), id.internal);
   ncclComm_t comm = nullptr;
   RETURN_IF_ERROR(
       AgreeOnStatus(*host, NcclStatus(ncclCommInitRank(&comm, host->size(), id, host->rank()),
                                       "joining NCCL's communicator", host->rank())));
   return std::make_unique<Nccl>(std::move(host), options, comm);
-}
-
-absl::StatusOr<bool> OnOneDeviceEach(Communicator& host, const ExecutionContext& execution) {
-  char name[256] = {};
-  gethostname(name, sizeof(name) - 1);
-  const std::string own = absl::StrCat(name, "/", AsText(execution.cuda->properties().uuid));
-  ASSIGN_OR_RETURN(std::vector<std::string> devices, host.AllGather(own));
-  std::sort(devices.begin(), devices.end());
-  return std::adjacent_find(devices.begin(), devices.end()) == devices.end();
 }
 
 }  // namespace salamander

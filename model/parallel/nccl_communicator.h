@@ -22,13 +22,10 @@ struct NcclOptions {
   std::function<void(const absl::Status&)> on_failure;
 };
 
-// Collective over `host`'s ranks. Requires: every rank has a device of its own (NCCL refuses two on
-// one; OnOneDeviceEach tells).
+// Collective over `host`'s ranks. Requires: every rank has a device of its own, for NCCL refuses
+// two on one (model/parallel/placement.h tells).
 absl::StatusOr<std::unique_ptr<Communicator>> NcclCommunicator(std::unique_ptr<Communicator> host,
                                                                const NcclOptions& options);
-
-// Whether no two ranks of `host` share a device. Collective.
-absl::StatusOr<bool> OnOneDeviceEach(Communicator& host, const ExecutionContext& execution);
 
 }  // namespace salamander
 

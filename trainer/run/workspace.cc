@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
+#include "model/parallel/placement.h"
 
 namespace salamander {
 namespace {
@@ -20,12 +19,6 @@ constexpr int64_t kLeftOnDevice = int64_t{1} << 30;
 
 // A pass of one short sequence through a small model.
 constexpr int64_t kSmallestArena = int64_t{256} << 20;
-
-int FromEnvironment(const char* variable, int otherwise) {
-  const char* const text = std::getenv(variable);
-  int value = 0;
-  return text != nullptr && absl::SimpleAtoi(text, &value) && value >= 0 ? value : otherwise;
-}
 
 // On every rank or on none.
 absl::Status AgreeOnKind(DeviceKind kind, Communicator& world) {
@@ -41,37 +34,31 @@ absl::Status AgreeOnKind(DeviceKind kind, Communicator& world) {
 
 }  // namespace
 
-PlaceOnHost ThisPlaceOnHost() {
-  const int rank = FromEnvironment("OMPI_COMM_WORLD_LOCAL_RANK", 0);
-  return {.rank = rank,
-          .ranks = std::max(FromEnvironment("OMPI_COMM_WORLD_LOCAL_SIZE", 1), rank + 1)};
-}
-
-Device DeviceFor(DeviceChoice choice, const PlaceOnHost& place, int cuda_devices) {
+Device DeviceFor(DeviceChoice choice, int rank_on_host, int cuda_devices) {
   if (choice == DeviceChoice::kCpu) return {};
   if (choice == DeviceChoice::kAuto && cuda_devices == 0) return {};
-  return {.kind = DeviceKind::kCuda, .index = place.rank % std::max(cuda_devices, 1)};
-}
-
-int RanksOnDevice(const PlaceOnHost& place, int cuda_devices) {
-  const int devices = std::max(cuda_devices, 1);
-  const int index = place.rank % devices;
-  return (place.ranks - index + devices - 1) / devices;
+  return {.kind = DeviceKind::kCuda, .index = rank_on_host % std::max(cuda_devices, 1)};
 }
 
 absl::StatusOr<std::unique_ptr<DeviceSession>> OpenDevice(DeviceChoice choice, Communicator& world,
                                                           const DeviceOptions& options) {
-  const Device device = DeviceFor(choice, ThisPlaceOnHost(), CudaDeviceCount());
+  ASSIGN_OR_RETURN(const Placement on_host, PlacementOnHost(world));
+  const Device device = DeviceFor(choice, on_host.rank, CudaDeviceCount());
   auto session = DeviceSession::Open(device, options);
   RETURN_IF_ERROR(AgreeOnStatus(world, session.status()));
   RETURN_IF_ERROR(AgreeOnKind(device.kind, world));
-  if (device.kind == DeviceKind::kCuda) LogInfo(absl::StrCat("running on ", (*session)->name()));
+  if (device.kind == DeviceKind::kCpu) return session;
+  ASSIGN_OR_RETURN(const Placement on_device, PlacementOnDevice(device, world));
+  (*session)->set_processes(on_device.ranks);
+  LogInfo(absl::StrCat(
+      "running on ", (*session)->name(),
+      on_device.ranks > 1 ? absl::StrCat(", which ", on_device.ranks, " ranks share") : ""));
   return session;
 }
 
 absl::StatusOr<int64_t> ShareOfDevice(DeviceSession& session) {
   ASSIGN_OR_RETURN(const int64_t free_bytes, session.FreeBytes());
-  return (free_bytes - kLeftOnDevice) / RanksOnDevice(ThisPlaceOnHost(), CudaDeviceCount());
+  return (free_bytes - kLeftOnDevice) / session.processes();
 }
 
 absl::Status Workspace::ReserveArena(Communicator& world) {

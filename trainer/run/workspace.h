@@ -14,18 +14,9 @@
 
 namespace salamander {
 
-// This rank among those of its host, as mpirun says; a process started by hand is alone.
-struct PlaceOnHost {
-  int rank = 0;
-  int ranks = 1;
-};
-PlaceOnHost ThisPlaceOnHost();
-
-// Ranks of a host take its CUDA devices in turn, and share them where there are more ranks.
-Device DeviceFor(DeviceChoice choice, const PlaceOnHost& place, int cuda_devices);
-
-// How many of the host's ranks DeviceFor gives the device that it gives this one.
-int RanksOnDevice(const PlaceOnHost& place, int cuda_devices);
+// Ranks of a host take in turn the CUDA devices that they see, and share them where there are more
+// ranks.
+Device DeviceFor(DeviceChoice choice, int rank_on_host, int cuda_devices);
 
 // Opens this rank's device; a process does so once. Collective: fails on every rank where one has
 // no such device, or where some would run on CUDA and some on the CPU.
