@@ -1,7 +1,9 @@
 #include "model/parallel/nccl_communicator.h"
 
 #include <algorithm>
+#include <chrono>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -16,11 +18,63 @@
 namespace salamander {
 namespace {
 
-absl::Status NcclStatus(ncclResult_t result, const char* operation, int rank) {
+constexpr std::chrono::microseconds kAskEvery{100};
+
+// Of a communicator that has nothing under way.
+constexpr double kSecondsToClose = 10;
+
+// What NCCL said of an operation that is over, or ncclInProgress where it took too long.
+absl::Status NcclStatus(ncclResult_t result, absl::string_view operation, int rank,
+                        const Device& device) {
   if (result == ncclSuccess) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat("rank ", rank, ": ", operation,
-                                             " failed: ", ncclGetErrorString(result), " (",
-                                             ncclGetLastError(nullptr), ")"));
+  const std::string where = absl::StrCat("rank ", rank, ", device ", device.index, ": ", operation);
+  constexpr char kRemedy[] =
+      "look for the first rank that failed in the job's output, and run again with "
+      "NCCL_DEBUG=INFO to see what NCCL does";
+  if (result == ncclInProgress) {
+    return absl::DeadlineExceededError(absl::StrCat(
+        where, " did not end in time: another rank has died or cannot be reached; ", kRemedy));
+  }
+  return absl::UnavailableError(absl::StrCat(where, " failed: ", ncclGetErrorString(result), " (",
+                                             ncclGetLastError(nullptr), "); ", kRemedy));
+}
+
+// NCCL's calls return at once and go on by themselves. Waits until the communicator is done with
+// one that said `state`; ncclInProgress where that takes longer than `seconds`.
+ncclResult_t Settled(ncclComm_t comm, ncclResult_t state, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+  while (state == ncclInProgress && Clock::now() < end) {
+    std::this_thread::sleep_for(kAskEvery);
+    const ncclResult_t asked = ncclCommGetAsyncError(comm, &state);
+    if (asked != ncclSuccess) return asked;
+  }
+  return state;
+}
+
+// A communicator that nobody closes is given up, and what it has under way on the device with it:
+// to wait for a peer that is gone would be to wait for ever.
+struct GiveUp {
+  void operator()(ncclComm_t comm) const { ncclCommAbort(comm); }
+};
+using OwnedComm = std::unique_ptr<ncclComm, GiveUp>;
+
+void Close(OwnedComm comm) {
+  const ncclResult_t state = Settled(comm.get(), ncclCommFinalize(comm.get()), kSecondsToClose);
+  if (state == ncclSuccess) ncclCommDestroy(comm.release());
+}
+
+absl::StatusOr<OwnedComm> Join(const Communicator& host, const ncclUniqueId& id,
+                               const NcclOptions& options) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;  // a call that blocks would do so for ever where a rank stays away
+  ncclComm_t comm = nullptr;
+  const ncclResult_t begun = ncclCommInitRankConfig(&comm, host.size(), id, host.rank(), &config);
+  OwnedComm owned(comm);
+  RETURN_IF_ERROR(NcclStatus(Settled(comm, begun, options.setup_seconds),
+                             absl::StrCat("joining NCCL's communicator of ", host.size(), " ranks"),
+                             host.rank(), options.execution.device));
+  return owned;
 }
 
 ncclDataType_t TypeOf(DType dtype) {
@@ -39,10 +93,10 @@ ncclDataType_t TypeOf(DType dtype) {
 
 class Nccl : public Communicator {
  public:
-  Nccl(std::unique_ptr<Communicator> host, const NcclOptions& options, ncclComm_t comm)
+  Nccl(std::unique_ptr<Communicator> host, const NcclOptions& options, OwnedComm comm)
       : host_(std::move(host)),
         options_(options),
-        comm_(comm),
+        comm_(std::move(comm)),
         marks_(options.execution),
         watch_(std::make_unique<CollectiveWatch>(
             CollectiveWatch::Options{.rank = host_->rank(),
@@ -50,8 +104,9 @@ class Nccl : public Communicator {
                                      .ended = [this] { return Ended(); },
                                      .on_failure = options.on_failure})) {}
   ~Nccl() override {
-    watch_.reset();  // it looks at the communicator
-    ncclCommDestroy(comm_);
+    watch_.reset();  // it asks the communicator
+    const auto ended = Ended();
+    if (ended.ok() && *ended == enqueued_) Close(std::move(comm_));
   }
 
   int rank() const override { return host_->rank(); }
@@ -60,13 +115,13 @@ class Nccl : public Communicator {
   absl::Status AllReduceSum(const TensorView& buffer) override {
     return Enqueue("all-reduce (sum)", buffer, [&] {
       return ncclAllReduce(buffer.raw(), buffer.raw(), static_cast<size_t>(buffer.size()),
-                           TypeOf(buffer.dtype()), ncclSum, comm_, stream());
+                           TypeOf(buffer.dtype()), ncclSum, comm_.get(), stream());
     });
   }
   absl::Status Broadcast(const TensorView& buffer, int root) override {
     return Enqueue("broadcast", buffer, [&] {
       return ncclBroadcast(buffer.raw(), buffer.raw(), static_cast<size_t>(buffer.size()),
-                           TypeOf(buffer.dtype()), root, comm_, stream());
+                           TypeOf(buffer.dtype()), root, comm_.get(), stream());
     });
   }
 
@@ -87,28 +142,35 @@ class Nccl : public Communicator {
 
  private:
   cudaStream_t stream() const { return cuda::StreamOf(options_.execution); }
+  absl::Status StatusOf(ncclResult_t result, const char* operation) const {
+    return NcclStatus(result, operation, rank(), options_.execution.device);
+  }
 
   // Collectives that have ended, each of which left a mark behind it.
   absl::StatusOr<int64_t> Ended() {
-    ncclResult_t result = ncclSuccess;
-    ncclCommGetAsyncError(comm_, &result);
-    if (result != ncclInProgress) RETURN_IF_ERROR(NcclStatus(result, "a collective", rank()));
+    ncclResult_t state = ncclSuccess;
+    ncclCommGetAsyncError(comm_.get(), &state);
+    if (state != ncclInProgress) RETURN_IF_ERROR(StatusOf(state, "NCCL's communicator"));
     return marks_.Passed();
   }
 
+  // The stream holds the collective once NCCL is done with the call.
   template <typename Collective>
   absl::Status Enqueue(const char* operation, const TensorView& buffer,
                        const Collective& collective) {
-    RETURN_IF_ERROR(NcclStatus(collective(), operation, rank()));
+    const ncclResult_t state = Settled(comm_.get(), collective(), options_.setup_seconds);
+    RETURN_IF_ERROR(StatusOf(state, operation));
     RETURN_IF_ERROR(marks_.Enqueue());
     watch_->Enqueued(operation, buffer.bytes());
+    ++enqueued_;
     return absl::OkStatus();
   }
 
   std::unique_ptr<Communicator> host_;
   NcclOptions options_;
-  ncclComm_t comm_;
+  OwnedComm comm_;
   cuda::StreamMarks marks_;
+  int64_t enqueued_ = 0;
   std::unique_ptr<CollectiveWatch> watch_;
 };
 
@@ -119,16 +181,17 @@ absl::StatusOr<std::unique_ptr<Communicator>> NcclCommunicator(std::unique_ptr<C
   SALAMANDER_CHECK(options.on_failure != nullptr) << "nobody would end the job";
   ncclUniqueId id = {};
   absl::Status status;
-  if (host->rank() == 0) status = NcclStatus(ncclGetUniqueId(&id), "NCCL's unique id", 0);
+  if (host->rank() == 0) {
+    status =
+        NcclStatus(ncclGetUniqueId(&id), "making NCCL's unique id", 0, options.execution.device);
+  }
   RETURN_IF_ERROR(AgreeOnStatus(*host, status));
   ASSIGN_OR_RETURN(const std::vector<std::string> ids,
                    host->AllGather({id.internal, sizeof(id.internal)}));
   std::copy(ids[0].begin(), ids[0].end(), id.internal);
-  ncclComm_t comm = nullptr;
-  RETURN_IF_ERROR(
-      AgreeOnStatus(*host, NcclStatus(ncclCommInitRank(&comm, host->size(), id, host->rank()),
-                                      "joining NCCL's communicator", host->rank())));
-  return std::make_unique<Nccl>(std::move(host), options, comm);
+  auto comm = Join(*host, id, options);
+  RETURN_IF_ERROR(AgreeOnStatus(*host, comm.status()));
+  return std::make_unique<Nccl>(std::move(host), options, *std::move(comm));
 }
 
 }  // namespace salamander

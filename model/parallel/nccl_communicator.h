@@ -14,8 +14,9 @@
 namespace salamander {
 
 struct NcclOptions {
-  ExecutionContext execution;  // collectives are enqueued on its stream
-  double timeout_seconds = 600;
+  ExecutionContext execution;    // collectives are enqueued on its stream
+  double setup_seconds = 300;    // for all ranks to join, and for a collective's connections
+  double timeout_seconds = 600;  // for a collective to end once it is enqueued
   // Called once, from a thread of the communicator's own, when a collective failed or did not end
   // in time: NCCL's kernels never give up by themselves. The status names rank and operation.
   // Expected to end the job.
@@ -23,7 +24,8 @@ struct NcclOptions {
 };
 
 // Collective over `host`'s ranks. Requires: every rank has a device of its own, for NCCL refuses
-// two on one (model/parallel/placement.h tells).
+// two on one (model/parallel/placement.h tells). What has not ended when it is destroyed is given
+// up.
 absl::StatusOr<std::unique_ptr<Communicator>> NcclCommunicator(std::unique_ptr<Communicator> host,
                                                                const NcclOptions& options);
 
