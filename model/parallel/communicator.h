@@ -24,6 +24,9 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
+  // What tensors travel by: "MPI", "NCCL".
+  virtual std::string transport() const = 0;
+
   // In place, the same bits on every rank. fp32 or fp64.
   virtual absl::Status AllReduceSum(const TensorView& buffer) = 0;
   virtual absl::Status AllReduceSum(absl::Span<double> values) = 0;

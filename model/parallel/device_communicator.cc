@@ -27,6 +27,7 @@ void EndProcess(const absl::Status& status) {
 
 absl::StatusOr<std::unique_ptr<Communicator>> DeviceCommunicator(
     std::unique_ptr<Communicator> host, const ExecutionContext& execution) {
+  if (host->size() == 1) return SingleRankCommunicator();
   if (execution.device.kind == DeviceKind::kCpu) return host;
 #ifdef SALAMANDER_HAS_NCCL
   ASSIGN_OR_RETURN(const bool has_own_device, HasOwnDeviceEach(execution.device, *host));
@@ -34,9 +35,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> DeviceCommunicator(
     return NcclCommunicator(std::move(host), {.execution = execution, .on_failure = EndProcess});
   }
 #endif
-  if (host->rank() == 0 && host->size() > 1) {
-    LogInfo("ranks share a GPU, or NCCL was not there to build with: tensors travel by the host");
-  }
+  LogInfo("ranks share a GPU, or NCCL was not there to build with: tensors travel by the host");
   return StagedCommunicator(std::move(host), execution);
 }
 

@@ -11,9 +11,10 @@
 
 namespace salamander {
 
-// Wraps `host`, a communicator of host memory, for tensors of the execution's device: itself on the
-// CPU; NCCL where every rank has a GPU of its own; else by way of the host
-// (staged_communicator.h). Collective, and every rank comes to the same choice.
+// Wraps `host`, a communicator of host memory, for tensors of the execution's device. One rank
+// alone has nothing to send; on the CPU it is `host` itself; NCCL where every rank has a GPU of its
+// own; else by way of the host (staged_communicator.h). Collective, and every rank comes to the
+// same choice.
 absl::StatusOr<std::unique_ptr<Communicator>> DeviceCommunicator(std::unique_ptr<Communicator> host,
                                                                  const ExecutionContext& execution);
 

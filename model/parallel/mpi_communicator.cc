@@ -55,6 +55,7 @@ class MpiCommunicator : public Communicator {
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
+  std::string transport() const override { return "MPI"; }
 
   absl::Status AllReduceSum(const TensorView& buffer) override {
     return InPieces(buffer, [&](void* data, int count) {

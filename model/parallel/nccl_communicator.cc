@@ -111,6 +111,7 @@ class Nccl : public Communicator {
 
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
+  std::string transport() const override { return "NCCL"; }
 
   absl::Status AllReduceSum(const TensorView& buffer) override {
     return Enqueue("all-reduce (sum)", buffer, [&] {

@@ -17,6 +17,7 @@ class Staged : public Communicator {
 
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
+  std::string transport() const override { return host_->transport() + " by way of the host"; }
 
   absl::Status AllReduceSum(const TensorView& buffer) override {
     if (size() == 1) return absl::OkStatus();

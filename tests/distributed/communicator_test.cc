@@ -169,6 +169,21 @@ TEST(ParallelContextTest, DataRanksAreAllOfThemInAPurelyDataParallelMesh) {
   EXPECT_EQ(context->coordinate().data, World().rank());
 }
 
+TEST(DeviceCommunicatorTest, AGroupOfOneSendsNothingOnAnyDevice) {
+  for (const DeviceKind kind : {DeviceKind::kCpu, DeviceKind::kCuda}) {
+    auto host = World().Split(World().rank());
+    ASSERT_TRUE(host.ok()) << host.status();
+    const auto alone = DeviceCommunicator(*std::move(host), {.device = {kind, 0}});
+    ASSERT_TRUE(alone.ok()) << alone.status();
+    EXPECT_EQ((*alone)->size(), 1);
+    EXPECT_EQ((*alone)->transport(), "nothing");
+    // Memory that the host cannot read: a device's tensor, say.
+    const TensorView tensor(reinterpret_cast<void*>(256), DType::kFloat32, {8});
+    EXPECT_TRUE((*alone)->AllReduceSum(tensor).ok());
+    EXPECT_TRUE((*alone)->Broadcast(tensor, 0).ok());
+  }
+}
+
 TEST(ParallelContextTest, ContextRanksSeeTheSameSequences) {
   const auto shape = FitMesh(World().size(), World().size(), 1);
   ASSERT_TRUE(shape.ok());

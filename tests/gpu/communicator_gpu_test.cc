@@ -1,19 +1,18 @@
-// Collectives of tensors on GPUs, at whatever number of ranks the program is started with: by NCCL
-// where every rank has a GPU of its own (one rank always has), by way of the host where they share.
+// Collectives of tensors on GPUs, by either way between them, and which way and place ranks get.
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
-#include "absl/status/statusor.h"
-
-#include "kernels/device.h"
-#include "kernels/memory.h"
+#include "kernels/base/logging.h"
 #include "model/parallel/device_communicator.h"
+#include "model/parallel/placement.h"
+#include "model/parallel/staged_communicator.h"
 #include "tests/distributed/world.h"
-#include "tests/gpu/gpu_context.h"
+#include "tests/gpu/ranks_on_gpu.h"
 
 namespace salamander {
 namespace {
@@ -21,45 +20,35 @@ namespace {
 // Longer than a piece of the staged way, and no multiple of anything.
 constexpr int64_t kLong = (int64_t{1} << 24) + 12345;
 
-class CommunicatorGpuTest : public testing::Test {
+enum class Way { kNccl, kHost };
+
+class CommunicatorGpuTest : public RanksOnGpu, public testing::WithParamInterface<Way> {
  protected:
   void SetUp() override {
-    SKIP_WITHOUT_GPU();
-    const int index = World().rank() % CudaDeviceCount();
-    session_ = *DeviceSession::Open({DeviceKind::kCuda, index});
-    arena_ = *session_->Reserve(int64_t{1} << 28);
-    context_ = session_->Context(arena_);
-    auto host = World().Split(0);
-    ASSERT_TRUE(host.ok());
-    auto ranks = DeviceCommunicator(*std::move(host), context_);
-    ASSERT_TRUE(ranks.ok()) << ranks.status().ToString();
+    RanksOnGpu::SetUp();
+    if (IsSkipped()) return;
+    if (GetParam() == Way::kHost) {
+      ranks_ = StagedCommunicator(Host(), context_);
+      return;
+    }
+    auto ranks = Nccl({.execution = context_, .on_failure = [](const absl::Status& status) {
+                         SALAMANDER_CHECK(status.ok()) << status.ToString();
+                       }});
+    if (absl::IsFailedPrecondition(ranks.status())) GTEST_SKIP() << ranks.status().message();
+    ASSERT_TRUE(ranks.ok()) << ranks.status();
     ranks_ = *std::move(ranks);
-  }
-  void TearDown() override {
-    if (session_ == nullptr) return;
-    EXPECT_TRUE(session_->Wait().ok());
+    ASSERT_EQ(ranks_->transport(), "NCCL");
   }
 
-  // Element i of rank r holds (i mod 1000) + r: sums of few ranks are exact in fp32.
-  TensorView Numbers(int64_t size, int rank) {
-    std::vector<float> values(static_cast<size_t>(size));
-    for (size_t i = 0; i < values.size(); ++i)
-      values[i] = static_cast<float>(i % 1000) + static_cast<float>(rank);
-    return *FromHost<float>(context_, values);
-  }
-  std::vector<float> Read(const TensorView& tensor) {
-    std::vector<float> values(static_cast<size_t>(tensor.size()));
-    EXPECT_TRUE(CopyToHost(context_, tensor, values.data()).ok());
-    return values;
-  }
-
-  std::unique_ptr<DeviceSession> session_;
-  Arena arena_ = Arena::Adopt(nullptr, 0, nullptr);
-  ExecutionContext context_;
   std::unique_ptr<Communicator> ranks_;
 };
 
-TEST_F(CommunicatorGpuTest, AllReduceAddsEveryRanksTensor) {
+INSTANTIATE_TEST_SUITE_P(Ways, CommunicatorGpuTest, testing::Values(Way::kNccl, Way::kHost),
+                         [](const auto& given) {
+                           return std::string(given.param == Way::kNccl ? "Nccl" : "Host");
+                         });
+
+TEST_P(CommunicatorGpuTest, AllReduceAddsEveryRanksTensor) {
   const int ranks = ranks_->size();
   for (const int64_t size : {int64_t{1}, int64_t{1001}, kLong}) {
     const ArenaScope scope(arena_);
@@ -73,7 +62,7 @@ TEST_F(CommunicatorGpuTest, AllReduceAddsEveryRanksTensor) {
   }
 }
 
-TEST_F(CommunicatorGpuTest, BroadcastGivesEveryRankTheRootsTensor) {
+TEST_P(CommunicatorGpuTest, BroadcastGivesEveryRankTheRootsTensor) {
   for (int root = 0; root < ranks_->size(); ++root) {
     const ArenaScope scope(arena_);
     const TensorView tensor = Numbers(4097, ranks_->rank());
@@ -84,7 +73,7 @@ TEST_F(CommunicatorGpuTest, BroadcastGivesEveryRankTheRootsTensor) {
   }
 }
 
-TEST_F(CommunicatorGpuTest, CollectivesFollowWhatTheStreamHoldsAndAreFollowed) {
+TEST_P(CommunicatorGpuTest, CollectivesFollowWhatTheStreamHoldsAndAreFollowed) {
   // Each collective reads what the one before it left, without a wait between.
   const ArenaScope scope(arena_);
   const TensorView tensor = Numbers(kLong, 0);
@@ -93,6 +82,27 @@ TEST_F(CommunicatorGpuTest, CollectivesFollowWhatTheStreamHoldsAndAreFollowed) {
   const std::vector<float> sum = Read(tensor);
   for (size_t i = 0; i < sum.size(); i += 997)
     ASSERT_EQ(sum[i], factor * static_cast<float>(i % 1000)) << i;
+}
+
+using PlacementGpuTest = RanksOnGpu;
+
+TEST_F(PlacementGpuTest, CountsTheRanksOfOneDevice) {
+  const auto placement = PlacementOnDevice(context_.device, World());
+  ASSERT_TRUE(placement.ok()) << placement.status();
+  const int devices = CudaDeviceCount(), rank = World().rank();
+  EXPECT_EQ(placement->rank, rank / devices);
+  EXPECT_EQ(placement->ranks, (World().size() - rank % devices + devices - 1) / devices);
+}
+
+using DeviceCommunicatorGpuTest = RanksOnGpu;
+
+TEST_F(DeviceCommunicatorGpuTest, TakesNcclWhereEveryRankHasAGpuOfItsOwn) {
+  const auto ranks = DeviceCommunicator(Host(), context_);
+  ASSERT_TRUE(ranks.ok()) << ranks.status();
+  const bool has_own_device = World().size() <= CudaDeviceCount();
+  EXPECT_EQ((*ranks)->transport(), World().size() == 1          ? "nothing"
+                                   : has_own_device && kHasNccl ? "NCCL"
+                                                                : "MPI by way of the host");
 }
 
 }  // namespace
