@@ -57,6 +57,15 @@ TEST(WorkspaceTest, ArenaOfADeviceLeavesRoomForItsLibraries) {
   EXPECT_EQ(workspace.execution().arena->capacity_bytes(), int64_t{2} << 30);
 }
 
+TEST(WorkspaceTest, RanksOfADeviceEachLeaveRoomForTheirLibraries) {
+  FakeDevice device(int64_t{6} << 30);
+  device.set_processes(2);
+  Workspace workspace(device);
+  const auto alone = SingleRankCommunicator();
+  ASSERT_TRUE(workspace.ReserveArena(*alone).ok());
+  EXPECT_EQ(workspace.execution().arena->capacity_bytes(), int64_t{2} << 30);
+}
+
 TEST(WorkspaceTest, ADeviceThatTheWeightsFillIsRefused) {
   FakeDevice device(int64_t{1} << 30);
   Workspace workspace(device);

@@ -13,8 +13,8 @@
 namespace salamander {
 namespace {
 
-// Of a CUDA device's memory, for what is not ours: kernels that are loaded when first called, and
-// the libraries' own buffers.
+// Of a CUDA device's memory, for each rank on it and for what is not ours: kernels that are loaded
+// when first called, and the libraries' own buffers.
 constexpr int64_t kLeftOnDevice = int64_t{1} << 30;
 
 // A pass of one short sequence through a small model.
@@ -58,7 +58,7 @@ absl::StatusOr<std::unique_ptr<DeviceSession>> OpenDevice(DeviceChoice choice, C
 
 absl::StatusOr<int64_t> ShareOfDevice(DeviceSession& session) {
   ASSIGN_OR_RETURN(const int64_t free_bytes, session.FreeBytes());
-  return (free_bytes - kLeftOnDevice) / session.processes();
+  return free_bytes / session.processes() - kLeftOnDevice;
 }
 
 absl::Status Workspace::ReserveArena(Communicator& world) {

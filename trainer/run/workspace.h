@@ -23,8 +23,8 @@ Device DeviceFor(DeviceChoice choice, int rank_on_host, int cuda_devices);
 absl::StatusOr<std::unique_ptr<DeviceSession>> OpenDevice(DeviceChoice choice, Communicator& world,
                                                           const DeviceOptions& options = {});
 
-// What a rank may take of a CUDA device's free memory: an even share, less what is left for others.
-// May be negative.
+// What a rank may take of a CUDA device's free memory: an even share, less what libraries take
+// beside it. May be negative.
 absl::StatusOr<int64_t> ShareOfDevice(DeviceSession& session);
 
 class Workspace {
