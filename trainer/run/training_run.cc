@@ -61,6 +61,12 @@ class TrainingRun {
     return absl::StrCat(recipe_.run_directory, "/checkpoints");
   }
   bool is_first() const { return world_.rank() == 0; }
+  bool has_stage_left() const {
+    return state_->progress.stage < static_cast<int64_t>(recipe_.stages.size());
+  }
+  const StageConfig& stage_config() const {
+    return recipe_.stages[static_cast<size_t>(state_->progress.stage)];
+  }
   const ExecutionContext& execution() const { return workspace_.execution(); }
 
   absl::StatusOr<std::string> LastCheckpoint();
@@ -70,7 +76,7 @@ class TrainingRun {
   absl::Status SaveCheckpoint();
 
   absl::StatusOr<std::unique_ptr<Stage>> BeginStage();
-  absl::Status LayOut(Stage& stage);
+  absl::Status LayOut();
   absl::StatusOr<bool> RunStage(Stage& stage);  // false: asked to stop
   absl::Status RunStep(Stage& stage);
   absl::Status LogStep(Stage& stage, const StepResult& result, double learning_rate,
@@ -90,6 +96,7 @@ class TrainingRun {
   std::unique_ptr<RunState> state_;
   std::optional<ParameterBuffer> gradients_;
   std::optional<DeviceModel> teacher_;
+  std::optional<ParallelContext> parallel_;  // of the stage laid out last
   std::optional<MetricsLog> metrics_;
   StopSignal stop_;
   int skipped_in_a_row_ = 0;
@@ -107,7 +114,6 @@ struct TrainingRun::Stage {
   std::unique_ptr<SequenceMixture> sequences;
   std::unique_ptr<HeldOutSequences> held_out;
   std::unique_ptr<RecallEvaluation> recall;
-  std::optional<ParallelContext> parallel;  // once all ranks have begun the stage
   BatchShape batch;
   ProgressDisplay display;
 };
@@ -198,7 +204,7 @@ absl::Status TrainingRun::WriteMetrics(const std::string& kind, const Metrics& m
 }
 
 absl::StatusOr<std::unique_ptr<TrainingRun::Stage>> TrainingRun::BeginStage() {
-  const StageConfig& config = recipe_.stages[static_cast<size_t>(state_->progress.stage)];
+  const StageConfig& config = stage_config();
   ASSIGN_OR_RETURN(state_->model_config, StageModelConfig(state_->weights.config, config));
   const auto policy = [&](const ParameterSpec& spec) {
     return PolicyFor(config, recipe_.optimizer, spec);
@@ -223,7 +229,6 @@ absl::StatusOr<std::unique_ptr<TrainingRun::Stage>> TrainingRun::BeginStage() {
       .sequences = nullptr,
       .held_out = nullptr,
       .recall = nullptr,
-      .parallel = std::nullopt,
       .batch = {.sequences = config.sequences_per_batch(),
                 .sequences_per_micro = micro_tokens / config.sequence_length},
       .display = ProgressDisplay(config.name, is_first(), recipe_.log_every_steps)});
@@ -239,12 +244,18 @@ absl::StatusOr<std::unique_ptr<TrainingRun::Stage>> TrainingRun::BeginStage() {
   return stage;
 }
 
-// Divides the ranks as the stage asks.
-absl::Status TrainingRun::LayOut(Stage& stage) {
+// Divides the ranks as the stage asks. Communicators are made anew only where the shape changes.
+absl::Status TrainingRun::LayOut() {
+  const StageConfig& stage = stage_config();
   ASSIGN_OR_RETURN(const MeshShape shape,
-                   FitMesh(world_.size(), static_cast<int>(stage.config.context_parallel),
-                           static_cast<int>(stage.config.tensor_parallel)));
-  ASSIGN_OR_RETURN(stage.parallel, ParallelContext::Create(world_, shape, execution()));
+                   FitMesh(world_.size(), static_cast<int>(stage.context_parallel),
+                           static_cast<int>(stage.tensor_parallel)));
+  if (parallel_.has_value() && parallel_->shape() == shape) return absl::OkStatus();
+  ASSIGN_OR_RETURN(parallel_, ParallelContext::Create(world_, shape, execution()));
+  if (shape.data > 1) {
+    LogInfo(absl::StrCat("gradients of ", shape.data, " ranks are summed by ",
+                         parallel_->data().transport()));
+  }
   return absl::OkStatus();
 }
 
@@ -257,7 +268,7 @@ absl::Status TrainingRun::RunStep(Stage& stage) {
   const auto start = std::chrono::steady_clock::now();
   const StepResources resources{
       .execution = execution(),
-      .data_ranks = stage.parallel->data(),
+      .data_ranks = parallel_->data(),
       .weights = state_->weights.buffer,
       .gradients = *gradients_,
       .gradient_views = stage.gradients,
@@ -426,16 +437,18 @@ absl::Status TrainingRun::EndStage(Stage& stage) {
 
 absl::StatusOr<RunEnd> TrainingRun::Run() {
   RETURN_IF_ERROR(Resume());
+  // Communicators hold memory of the device, and the arena takes what is left.
+  if (has_stage_left()) RETURN_IF_ERROR(LayOut());
   RETURN_IF_ERROR(workspace_.ReserveArena(world_));
   if (workspace_.session().device().kind == DeviceKind::kCuda) {
     const auto peak = MeasureProductRate(workspace_.session(), execution());
     RETURN_IF_ERROR(AgreeOnStatus(world_, peak.status()));
     peak_flops_per_second_ = *peak;
   }
-  while (state_->progress.stage < static_cast<int64_t>(recipe_.stages.size())) {
+  while (has_stage_left()) {
     auto stage = BeginStage();
     RETURN_IF_ERROR(AgreeOnStatus(world_, stage.status()));
-    RETURN_IF_ERROR(LayOut(**stage));
+    RETURN_IF_ERROR(LayOut());
     ASSIGN_OR_RETURN(const bool is_done, RunStage(**stage));
     if (!is_done) {
       LogInfo("stopped as asked; the same command goes on from here");
