@@ -71,6 +71,24 @@ TEST(BenchTest, AStepRunsWhateverIsComputedAgain) {
   }
 }
 
+TEST(CeilingsTest, TheProductShrinksToWhatTheArenaHas) {
+  const std::unique_ptr<DeviceSession> session = *DeviceSession::Open({});
+  for (const int64_t bytes : {int64_t{64} << 20, int64_t{4} << 20}) {
+    Arena arena = *session->Reserve(bytes);
+    const auto rate = MeasureProductRate(*session, session->Context(arena));
+    ASSERT_TRUE(rate.ok()) << rate.status();
+    EXPECT_GT(*rate, 0);
+    EXPECT_EQ(arena.used_bytes(), 0);
+  }
+}
+
+TEST(CeilingsTest, AnArenaTooSmallForAProductIsAnErrorAndNotTheEnd) {
+  const std::unique_ptr<DeviceSession> session = *DeviceSession::Open({});
+  Arena arena = *session->Reserve(int64_t{1} << 20);
+  const auto rate = MeasureProductRate(*session, session->Context(arena));
+  EXPECT_EQ(rate.status().code(), absl::StatusCode::kResourceExhausted) << rate.status();
+}
+
 TEST(BenchTest, TheMedianOfAnEvenNumberIsBetweenTheMiddleTwo) {
   EXPECT_EQ(Median({3.0, 1.0, 2.0}), 2.0);
   EXPECT_EQ(Median({4.0, 1.0, 2.0, 10.0}), 3.0);

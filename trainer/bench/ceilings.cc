@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
+
 #include "kernels/base/status_macros.h"
 #include "kernels/linear.h"
 #include "kernels/memory.h"
@@ -23,6 +25,21 @@ Sizes SizesFor(const Device& device) {
                                           : Sizes{1024, int64_t{256} << 20};
 }
 
+// Below it a product measures the latency of its launch and its memory.
+constexpr int64_t kSmallestProduct = 512;
+
+// The largest square product, up to one that fills the device, of which the arena holds three.
+absl::StatusOr<int64_t> ProductFor(const DeviceSession& session, const Arena& arena) {
+  const int64_t left = arena.capacity_bytes() - arena.used_bytes();
+  const auto element = static_cast<int64_t>(SizeOf(session.activation_dtype()));
+  for (int64_t size = SizesFor(session.device()).product; size >= kSmallestProduct; size /= 2) {
+    if (3 * size * size * element <= left) return size;
+  }
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the rate of matrix products on ", session.name(), " cannot be measured in ",
+                   left, " bytes; use a smaller model or a device with more memory"));
+}
+
 }  // namespace
 
 double Median(std::vector<double> values) {
@@ -33,7 +50,7 @@ double Median(std::vector<double> values) {
 
 absl::StatusOr<double> MeasureProductRate(DeviceSession& session, const ExecutionContext& context) {
   const ArenaScope scope(*context.arena);
-  const int64_t size = SizesFor(session.device()).product;
+  ASSIGN_OR_RETURN(const int64_t size, ProductFor(session, *context.arena));
   CaseTensors made(context, *context.arena, session.activation_dtype());
   const LinearForwardArgs product{.input = made.Activation({size, size}),
                                   .weight = made.Activation({size, size}),

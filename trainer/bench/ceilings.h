@@ -14,8 +14,8 @@ struct Ceilings {
   double bytes_per_second = 0.0;  // of a large copy on the device, bytes read plus bytes written
 };
 
-// Operations a second of a large matrix product in the activations' type on random data. Takes its
-// memory from the context's arena and gives it back.
+// Operations a second of a large matrix product in the activations' type on random data: as large
+// as fits the context's arena, which gets its memory back. Fails where that is too little to tell.
 absl::StatusOr<double> MeasureProductRate(DeviceSession& session, const ExecutionContext& context);
 
 // Uses both arenas for its own, and leaves them as they were.
