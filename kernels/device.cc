@@ -59,6 +59,14 @@ absl::StatusOr<std::vector<double>> CpuSession::Time(const std::function<absl::S
 
 }  // namespace
 
+std::string CudaComplaint() {
+#ifdef SALAMANDER_HAS_CUDA
+  return cuda::Complaint();
+#else
+  return "";
+#endif
+}
+
 int CudaDeviceCount() {
 #ifdef SALAMANDER_HAS_CUDA
   return cuda::DeviceCount();

@@ -24,12 +24,15 @@ struct DeviceOptions {
 // CUDA devices that this process could open: 0 in a build without CUDA, or without driver or GPU.
 int CudaDeviceCount();
 
+// Why that is 0 although a driver is installed; empty where there is none, or no GPU, or no fault.
+std::string CudaComplaint();
+
 // Tells a CUDA device from all others, of this host and of any other: equal for two processes that
 // see the same one, under whatever index. Fails where there is no such device.
 absl::StatusOr<std::string> DeviceIdentity(const Device& device);
 
-// Ops that are enqueued again and again, as the steps of a generation are: from the third time on
-// a CUDA device is handed all of them at once.
+// Ops that are enqueued again and again, as the steps of a generation are: after the first time a
+// CUDA device is handed all of them at once.
 class Replay {
  public:
   virtual ~Replay() = default;

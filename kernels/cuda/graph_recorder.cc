@@ -1,7 +1,5 @@
 #include <cstring>
 
-#include "absl/strings/str_cat.h"
-
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/graph_nodes.h"
 #include "kernels/cuda/graph_recording.h"
@@ -37,11 +35,12 @@ absl::Status GraphRecorder::Call(const LibraryCall& call) {
   RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(recording_.stream_, cudaStreamCaptureModeRelaxed));
   const absl::Status status = call.enqueue(recording_.stream_);
   cudaGraph_t captured = nullptr;
-  RETURN_IF_CUDA_ERROR(cudaStreamEndCapture(recording_.stream_, &captured));
+  const cudaError_t ended = cudaStreamEndCapture(recording_.stream_, &captured);
+  RETURN_IF_ERROR(status);
+  RETURN_IF_CUDA_ERROR(ended);
   const cudaError_t error =
       cudaGraphAddChildGraphNode(&node.node, recording_.graph_, before(), before_count(), captured);
   cudaGraphDestroy(captured);
-  RETURN_IF_ERROR(status);
   if (error != cudaSuccess) return CudaFailure(error, call.name, __FILE__, __LINE__);
   recording_.nodes_.push_back(std::move(node));
   return absl::OkStatus();
@@ -85,9 +84,13 @@ absl::Status GraphRecorder::Upload(const void* host, void* destination, int64_t 
   return absl::OkStatus();
 }
 
-absl::Status GraphRecorder::Download(const void* /*source*/, void* /*host*/, int64_t bytes) {
-  return absl::InternalError(absl::StrCat("a download of ", bytes,
-                                          " bytes in work that is recorded; it belongs behind it"));
+absl::Status GraphRecorder::Download(const void* /*source*/, void* /*host*/, int64_t /*bytes*/) {
+  return GraphRecorder::Wait();
+}
+
+absl::Status GraphRecorder::Wait() {
+  return absl::InternalError(
+      "ops that are recorded wait for the device; what waits belongs behind them");
 }
 
 }  // namespace salamander::cuda

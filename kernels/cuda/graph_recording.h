@@ -3,8 +3,9 @@
 // the nodes while the same ops run again, and changes those whose arguments did.
 //
 // What the host uploads lies in pinned memory of the recording, one place a node: a revision writes
-// the new values there, and the graph's copies read them. Kernels, fills and copies take any new
-// arguments. A library's call is a graph of its own inside, which stays what it was recorded as.
+// the new values there, and the graph's copies read them. Kernels and copies take any new
+// arguments, fills another place and value. A library's call is a graph of its own inside, which
+// stays what it was recorded as.
 #ifndef KERNELS_CUDA_GRAPH_RECORDING_H_
 #define KERNELS_CUDA_GRAPH_RECORDING_H_
 
@@ -77,6 +78,7 @@ class GraphRecorder : public Queue {
   absl::Status Copy(const void* source, void* destination, int64_t bytes) override;
   absl::Status Upload(const void* host, void* destination, int64_t bytes) override;
   absl::Status Download(const void* source, void* host, int64_t bytes) override;
+  absl::Status Wait() override;
 
  private:
   using Node = GraphRecording::Node;
@@ -97,9 +99,10 @@ class GraphReviser : public Queue {
   absl::Status Copy(const void* source, void* destination, int64_t bytes) override;
   absl::Status Upload(const void* host, void* destination, int64_t bytes) override;
   absl::Status Download(const void* source, void* host, int64_t bytes) override;
+  absl::Status Wait() override { return Diverge(); }
 
-  // Whether the ops asked for other work than was recorded, in kind or number: then one of the
-  // calls above failed, or not all nodes were met, and the recording is of no more use.
+  // Whether the ops asked for other work than was recorded, or did not come to their end: then one
+  // of the calls above failed, or not all nodes were met, and the recording is of no more use.
   bool has_diverged() const { return diverged_ || next_ != recording_.nodes_.size(); }
 
  private:
@@ -107,6 +110,7 @@ class GraphReviser : public Queue {
   using Kind = GraphRecording::Kind;
   Node* NextOf(Kind kind);  // null where the next node is of another kind
   absl::Status Diverge();
+  absl::Status Take(cudaError_t error);  // a change that the graph refuses is a divergence
 
   GraphRecording& recording_;
   size_t next_ = 0;

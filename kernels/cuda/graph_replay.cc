@@ -7,7 +7,7 @@
 namespace salamander::cuda {
 namespace {
 
-constexpr int kMostUnusedRecordings = 4;
+constexpr int kMostDivergences = 4;
 constexpr int kDirectRuns = 64;
 
 }  // namespace
@@ -18,36 +18,49 @@ absl::Status GraphReplay::Run(const std::function<absl::Status()>& enqueue) {
     --direct_runs_left_;
     return enqueue();
   }
-  if (recording_ == nullptr) return Record(enqueue);
-  RETURN_IF_ERROR(recording_->Wait());
-  GraphReviser reviser(*recording_);
+  Recording& recording = recordings_[turn_++ % recordings_.size()];
+  if (recording == nullptr) return Record(enqueue, recording);
+  RETURN_IF_ERROR(recording->Wait());  // for the launch before last
+  GraphReviser reviser(*recording);
   const absl::Status status = [&] {
     const Runtime::Redirection redirection(runtime_, reviser);
     return enqueue();
   }();
   if (!reviser.has_diverged()) {
     RETURN_IF_ERROR(status);
-    unused_recordings_ = 0;
-    return recording_->Launch();
+    divergences_ = 0;
+    return recording->Launch();
   }
-  recording_ = nullptr;
-  if (++unused_recordings_ < kMostUnusedRecordings) return Record(enqueue);
-  unused_recordings_ = 0;
+  recording = nullptr;
+  if (++divergences_ < kMostDivergences) return Record(enqueue, recording);
+  divergences_ = 0;
   direct_runs_left_ = kDirectRuns;
   return enqueue();
 }
 
-absl::Status GraphReplay::Record(const std::function<absl::Status()>& enqueue) {
-  ASSIGN_OR_RETURN(std::unique_ptr<GraphRecording> fresh,
-                   GraphRecording::Create(runtime_.stream()));
+absl::StatusOr<GraphReplay::Recording> GraphReplay::MakeRecording(
+    const std::function<absl::Status()>& enqueue) {
+  ASSIGN_OR_RETURN(Recording fresh, GraphRecording::Create(runtime_.stream()));
   GraphRecorder recorder(*fresh);
   {
     const Runtime::Redirection redirection(runtime_, recorder);
     RETURN_IF_ERROR(enqueue());
   }
   RETURN_IF_ERROR(fresh->Instantiate());
-  recording_ = std::move(fresh);
-  return recording_->Launch();
+  return fresh;
+}
+
+absl::Status GraphReplay::Record(const std::function<absl::Status()>& enqueue,
+                                 Recording& recording) {
+  auto made = MakeRecording(enqueue);
+  if (absl::IsResourceExhausted(made.status())) {
+    cudaGetLastError();  // a refused allocation leaves the device as it was
+    direct_runs_left_ = kDirectRuns;
+    return enqueue();
+  }
+  RETURN_IF_ERROR(made.status());
+  recording = *std::move(made);
+  return recording->Launch();
 }
 
 }  // namespace salamander::cuda

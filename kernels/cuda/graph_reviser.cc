@@ -44,6 +44,12 @@ absl::Status GraphReviser::Diverge() {
   return absl::AbortedError("the ops enqueue other work than was recorded");
 }
 
+absl::Status GraphReviser::Take(cudaError_t error) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  cudaGetLastError();  // it was said here, and is no error of the next call
+  return Diverge();
+}
+
 absl::Status GraphReviser::Launch(const KernelLaunch& launch) {
   Node* const node = NextOf(Kind::kKernel);
   if (node == nullptr || node->kernel != launch.kernel) return Diverge();
@@ -55,10 +61,7 @@ absl::Status GraphReviser::Launch(const KernelLaunch& launch) {
   node->block = launch.block;
   node->shared_bytes = launch.shared_bytes;
   const cudaKernelNodeParams parameters = KernelNode(launch);
-  const cudaError_t error =
-      cudaGraphExecKernelNodeSetParams(recording_.executable_, node->node, &parameters);
-  return error == cudaSuccess ? absl::OkStatus()
-                              : CudaFailure(error, launch.name, __FILE__, __LINE__);
+  return Take(cudaGraphExecKernelNodeSetParams(recording_.executable_, node->node, &parameters));
 }
 
 absl::Status GraphReviser::Call(const LibraryCall& call) {
@@ -69,16 +72,12 @@ absl::Status GraphReviser::Call(const LibraryCall& call) {
 
 absl::Status GraphReviser::Fill(void* destination, int byte, int64_t bytes) {
   Node* const node = NextOf(Kind::kFill);
-  if (node == nullptr) return Diverge();
-  if (node->destination == destination && node->byte == byte && node->bytes == bytes)
-    return absl::OkStatus();
+  if (node == nullptr || node->bytes != bytes) return Diverge();  // a fill keeps its size
+  if (node->destination == destination && node->byte == byte) return absl::OkStatus();
   node->destination = destination;
   node->byte = byte;
-  node->bytes = bytes;
   const cudaMemsetParams parameters = FillNode(destination, byte, bytes);
-  RETURN_IF_CUDA_ERROR(
-      cudaGraphExecMemsetNodeSetParams(recording_.executable_, node->node, &parameters));
-  return absl::OkStatus();
+  return Take(cudaGraphExecMemsetNodeSetParams(recording_.executable_, node->node, &parameters));
 }
 
 absl::Status GraphReviser::Copy(const void* source, void* destination, int64_t bytes) {

@@ -7,12 +7,9 @@
 // for it), fp32 sums. Operands are bounded by shared memory's bandwidth, hence S in registers, each
 // value block loaded once for both its products, and only the 10 of 16 blocks of P that causality
 // leaves. The next chunk is on its way while one is worked on. Two blocks share a multiprocessor.
-#include "absl/strings/str_cat.h"
-
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/lightning_kernels.h"
 #include "kernels/cuda/lightning_tile.cuh"
-#include "kernels/cuda/runtime.h"
 
 namespace salamander::cuda {
 namespace {
@@ -276,13 +273,6 @@ __global__ void __launch_bounds__(Block<kDim, kTiles>::kThreads, 2)
 template <int kDim, int kTiles>
 absl::Status Launch(const ExecutionContext& context, const LightningSweepArgs& args) {
   using B = Block<kDim, kTiles>;
-  const auto available = static_cast<int>(context.cuda->properties().sharedMemPerBlockOptin);
-  if (available < B::kSharedBytes) {
-    return absl::UnimplementedError(
-        absl::StrCat("Lightning attention of head dim ", args.shape.dim, " takes ", B::kSharedBytes,
-                     " bytes of shared memory a block, this GPU has ", available,
-                     "; use an A100 or newer data-centre GPU, or device: cpu"));
-  }
   const int64_t blocks = int64_t{args.run_count} * args.shape.heads * args.product_count;
   return Launch(context, "SweepKernel", SweepKernel<kDim, kTiles>,
                 {.grid = {blocks}, .block = B::kThreads, .shared_bytes = B::kSharedBytes}, args);

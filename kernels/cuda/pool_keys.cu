@@ -1,4 +1,5 @@
 // The pooled keys of block selection: a thread takes eight columns of a window's mean.
+#include <algorithm>
 #include <vector>
 
 #include "kernels/backend_ops.h"
@@ -61,10 +62,11 @@ absl::Status PoolLevel(const ExecutionContext& context, const PoolKeysArgs& args
   for (const Segment& segment : args.segments) {
     const int64_t first = args.only_new ? windows.FirstEndingAt(segment.first_position) : 0;
     const int64_t end = windows.Count(segment.key_count());
-    if (end <= first) continue;
     segments.push_back({segment.key_begin, first, device.items});
-    device.items += end - first;
+    device.items += std::max<int64_t>(end - first, 0);
   }
+  // While decoding, most steps end no window: they launch all the same, since steps that are alike
+  // are replayed.
   if (segments.empty()) return absl::OkStatus();
   const ArenaScope scope(*context.arena);
   ASSIGN_OR_RETURN(device.segments,
@@ -75,7 +77,8 @@ absl::Status PoolLevel(const ExecutionContext& context, const PoolKeysArgs& args
   device.windows = windows;
   device.width = args.k.row_size();
   device.is_aligned = device.width % kLanes == 0 && AreAligned({device.keys, device.pooled});
-  const int64_t blocks = CeilDivide(device.items * CeilDivide(device.width, kLanes), kPoolThreads);
+  const int64_t threads = device.items * CeilDivide(device.width, kLanes);
+  const int64_t blocks = std::max<int64_t>(1, CeilDivide(threads, kPoolThreads));
   return Launch(context, "PoolKernel", PoolKernel, {.grid = {blocks}, .block = kPoolThreads},
                 device);
 }

@@ -2,7 +2,8 @@
 // runtime's queue and know nothing of what becomes of them:
 //   StreamQueue    (stream_queue.h)    the device's stream takes them at once
 //   PlanningQueue  (planning_queue.h)  nothing does: an op only takes its scratch memory
-//   ReplayQueue    (replay_queue.h)    they become the nodes of a graph, or are held against one
+//   GraphRecorder, GraphReviser (graph_recording.h)  they become the nodes of a graph, or are held
+//                                      against one
 #ifndef KERNELS_CUDA_QUEUE_H_
 #define KERNELS_CUDA_QUEUE_H_
 
@@ -51,6 +52,8 @@ class Queue {
   virtual absl::Status Upload(const void* host, void* destination, int64_t bytes) = 0;
   // To the host, which holds it once the stream has been waited for.
   virtual absl::Status Download(const void* source, void* host, int64_t bytes) = 0;
+  // Whether the ops may wait here for what they handed over; the runtime waits for the stream.
+  virtual absl::Status Wait() { return absl::OkStatus(); }
 };
 
 inline uint64_t WordOf(const void* address) {

@@ -112,7 +112,7 @@ absl::Status Runtime::Download(const void* source, void* host, int64_t bytes) {
 }
 
 absl::Status Runtime::Wait() {
-  if (queue_ != stream_queue_.get()) return absl::OkStatus();
+  if (queue_ != stream_queue_.get()) return queue_->Wait();
   RETURN_IF_CUDA_ERROR(
       cudaMemcpyAsync(seen_fault_, fault_, sizeof(Fault), cudaMemcpyDeviceToHost, stream_));
   RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));

@@ -127,6 +127,16 @@ absl::StatusOr<std::vector<double>> Session::Time(const std::function<absl::Stat
 
 }  // namespace
 
+std::string Complaint() {
+  int count = 0;
+  int driver = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) cudaGetLastError();
+  const bool has_driver = cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0;
+  if (error == cudaSuccess || error == cudaErrorNoDevice || !has_driver) return "";
+  return cudaGetErrorString(error);
+}
+
 int DeviceCount() {
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;

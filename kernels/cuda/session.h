@@ -12,6 +12,9 @@
 namespace salamander::cuda {
 
 int DeviceCount();
+
+// Why that is 0 although a driver is installed, or empty.
+std::string Complaint();
 absl::StatusOr<std::string> IdentityOf(int index);
 absl::StatusOr<std::unique_ptr<DeviceSession>> OpenSession(int index, const DeviceOptions& options);
 

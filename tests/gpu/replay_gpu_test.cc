@@ -117,6 +117,54 @@ TEST_F(ReplayGpuTest, OtherLengthsAreRecordedAnew) {
                             Tokens(700, 1), Tokens(700, 2), Tokens(1, 2)});
 }
 
+// The lengths differ only in what comes last, when all before is revised already.
+TEST_F(ReplayGpuTest, WorkThatDivergesLateIsStillRight) {
+  const ExecutionContext& context = *gpu_;
+  const std::unique_ptr<Replay> replay = gpu_->session().NewReplay();
+  for (const int64_t rows : {3, 3, 3, 3, 40, 40, 40, 7}) {
+    const TestTensor values =
+        TestTensor::Normal(DType::kFloat32, {4 * kWidth}, static_cast<uint64_t>(100 + rows));
+    const std::vector<float> host(values.Elements<float>().begin(), values.Elements<float>().end());
+    const auto enqueue = [&]() -> absl::Status {
+      const ArenaScope scope(*context.arena);
+      ASSIGN_OR_RETURN(const TensorView uploaded, FromHost<float>(context, host));
+      const TensorView input = context.arena->Tensor(DType::kBFloat16, {4, kWidth});
+      RETURN_IF_ERROR(Convert(context, uploaded.Reshape({4, kWidth}), input));
+      RETURN_IF_ERROR(LinearForward(
+          context, {.input = input, .weight = weight_, .output = result_.Rows(0, 4)}));
+      RETURN_IF_ERROR(Zero(context, result_.Rows(4, rows)));
+      return Copy(context, result_.Rows(0, 2), result_.Rows(4 + rows, 2));
+    };
+    ASSERT_TRUE(enqueue().ok());
+    const TestTensor direct = gpu_->Download(result_.Rows(0, 6 + rows));
+    ASSERT_TRUE(Zero(context, result_.Rows(0, 6 + rows)).ok());
+    const absl::Status status = replay->Run(enqueue);
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_TRUE(BitwiseEqual(gpu_->Download(result_.Rows(0, 6 + rows)).View(), direct.View()))
+        << rows << " rows";
+  }
+}
+
+TEST_F(ReplayGpuTest, AnOpsOwnErrorIsReturnedAndLeavesTheReplayOfUse) {
+  const std::unique_ptr<Replay> replay = gpu_->session().NewReplay();
+  for (int run = 0; run < 8; ++run) {
+    const bool fails = run == 3 || run == 6;
+    const absl::Status status = replay->Run([&]() -> absl::Status {
+      RETURN_IF_ERROR(Enqueue(Tokens(5, run)));
+      return fails ? absl::InvalidArgumentError("an op's own") : absl::OkStatus();
+    });
+    EXPECT_EQ(status.code(), fails ? absl::StatusCode::kInvalidArgument : absl::StatusCode::kOk)
+        << "run " << run << ": " << status;
+    ASSERT_TRUE(gpu_->Wait().ok());
+  }
+}
+
+TEST_F(ReplayGpuTest, RunsThatAreNeverAlikeGiveTheBitsOfDirectOnesToo) {
+  std::vector<std::vector<int32_t>> runs;
+  for (int32_t run = 0; run < 90; ++run) runs.push_back(Tokens(1 + run * 37 % 60, run));
+  ExpectReplayEqualsDirect(runs);
+}
+
 TEST_F(ReplayGpuTest, OtherPlacesOfTheArenaAreFollowed) {
   const ExecutionContext& context = *gpu_;
   const std::unique_ptr<Replay> replay = gpu_->session().NewReplay();

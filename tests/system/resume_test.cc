@@ -107,6 +107,7 @@ std::vector<std::string> MetricsOf(const std::string& run) {
     json.erase("tokens_per_second");
     json.erase("teraflops_per_second");
     json.erase("mfu");
+    json.erase("arena_peak_bytes");  // since the run last started
     lines.push_back(json.dump());
   }
   return lines;

@@ -18,8 +18,14 @@ MemoryPlan PlanOf(int64_t parameters_in_gibi) {
                   .moments = 8 * parameters_in_gibi * kGibibyte,
                   .gradients = 4 * parameters_in_gibi * kGibibyte,
                   .weights = 2 * parameters_in_gibi * kGibibyte};
-  plan.stages = {{.name = "short", .activations = 3 * kGibibyte, .arena = 4 * kGibibyte},
-                 {.name = "long", .activations = 20 * kGibibyte, .arena = 22 * kGibibyte}};
+  plan.stages = {{.name = "short",
+                  .activations = 3 * kGibibyte,
+                  .training = 4 * kGibibyte,
+                  .evaluation = 5 * kGibibyte},
+                 {.name = "long",
+                  .activations = 20 * kGibibyte,
+                  .training = 22 * kGibibyte,
+                  .evaluation = 1 * kGibibyte}};
   return plan;
 }
 
@@ -36,6 +42,15 @@ TEST(MemoryPlanTest, ActivationsThatDoNotFitAreNamedWithTheirStage) {
               AllOf(HasSubstr("stage long needs 40.00 GiB"), HasSubstr("activations 20.00 GiB"),
                     HasSubstr("scratch 2.00 GiB"), HasSubstr("a GPU has 40.00 GiB"),
                     HasSubstr("recomputation: full")));
+}
+
+TEST(MemoryPlanTest, AnEvaluationThatDoesNotFitIsToldAsSuch) {
+  MemoryPlan plan = PlanOf(1);
+  plan.stages[0].evaluation = 60 * kGibibyte;
+  const absl::Status status = CheckFits(plan, 70 * kGibibyte, "a GPU");
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("stage short needs 78.00 GiB"), HasSubstr("evaluation 60.00 GiB"),
+                    HasSubstr("lower evaluation.sequence_length")));
 }
 
 TEST(MemoryPlanTest, AModelThatDoesNotFitIsToldByItsState) {

@@ -17,8 +17,11 @@ absl::Status RunTrain(const TrainCommand& command, Communicator& world) {
     if (world.rank() == 0) PrintRoad(recipe);
     return absl::OkStatus();
   }
+  // A plan is made on any machine; what a GPU would hold, where there is one.
+  const bool lacks_gpu = command.plan && CudaDeviceCount() == 0;
   ASSIGN_OR_RETURN(const std::unique_ptr<DeviceSession> session,
-                   OpenDevice(recipe.device, world, {.is_deterministic = recipe.deterministic}));
+                   OpenDevice(lacks_gpu ? DeviceChoice::kCpu : recipe.device, world,
+                              {.is_deterministic = recipe.deterministic}));
   if (command.plan) return PrintPlan(recipe, *session, world);
   if (IsRoad(recipe)) return WalkRoad(recipe, *session, world);
   return RunRecipe(recipe, *session, world).status();

@@ -1,6 +1,7 @@
 #include "trainer/run/memory_plan.h"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -23,6 +24,10 @@ namespace {
 // Many short documents take longer tables than a few long ones, and less of everything that grows
 // with a document's square or is kept per split of one.
 constexpr int64_t kShortDocument = 32;
+
+std::array<int64_t, 3> DocumentLengths(int64_t sequence_length) {
+  return {sequence_length, sequence_length / 2 + 1, kShortDocument};
+}
 
 // Parameters that have addresses and no memory.
 struct PlannedModel {
@@ -74,7 +79,7 @@ absl::Status StagePlanner::PlanTraining(const Transformer& model, const Transfor
                                         const ModelTensors& gradients, MemoryPlan::Stage& plan) {
   const auto objective = ObjectiveFor(stage_, model, teacher);
   const int64_t tokens = std::max(stage_.micro_batch_tokens, stage_.sequence_length);
-  for (const int64_t document : {stage_.sequence_length, kShortDocument}) {
+  for (const int64_t document : DocumentLengths(stage_.sequence_length)) {
     const PackedStream stream = StreamOf(tokens, document);
     const auto accumulate = [&] {
       const TensorView loss_sum = arena_.Tensor(DType::kFloat64, {1});
@@ -102,28 +107,32 @@ absl::Status StagePlanner::AddKept(const Transformer& model, const PackedStream&
   return absl::OkStatus();
 }
 
+// What TrainingRun::Evaluate runs.
 absl::Status StagePlanner::PlanEvaluation(const Transformer& model, const Transformer* teacher) {
   const EvaluationConfig& evaluation = recipe_.evaluation;
+  if (evaluation.sequences == 0) return absl::OkStatus();
+  const int64_t length =
+      evaluation.sequence_length > 0 ? evaluation.sequence_length : stage_.sequence_length;
+  const PackedStream held_out = StreamOf(length, length);
+  const auto objective = ObjectiveFor(stage_, model, teacher);
+  const auto sum_loss = [&] {
+    return SumLoss(execution_, *objective, absl::MakeConstSpan(&held_out, 1)).status();
+  };
+  RETURN_IF_ERROR(Pass(sum_loss));
+  if (stage_.objective == ObjectiveKind::kAlign) return absl::OkStatus();
   const Scored scored{.execution = execution_, .model = model};
   const std::unique_ptr<Communicator> alone = SingleRankCommunicator();
-  const auto score = [&](const PackedStream& stream) {
-    return Pass([&] {
+  std::vector<int64_t> lengths = evaluation.recall_lengths;
+  lengths.push_back(length);
+  for (const int64_t scored_length : lengths) {
+    const PackedStream stream = StreamOf(scored_length, scored_length);
+    const auto score = [&] {
       return ScoreStreams(
                  scored, [&](int64_t) { return stream; }, 1, *alone)
           .status();
-    });
-  };
-  if (evaluation.sequences > 0) {
-    const int64_t length =
-        evaluation.sequence_length > 0 ? evaluation.sequence_length : stage_.sequence_length;
-    const PackedStream stream = StreamOf(length, length);
-    const auto objective = ObjectiveFor(stage_, model, teacher);
-    RETURN_IF_ERROR(Pass(
-        [&] { return SumLoss(execution_, *objective, absl::MakeConstSpan(&stream, 1)).status(); }));
-    RETURN_IF_ERROR(score(stream));
+    };
+    RETURN_IF_ERROR(Pass(score));
   }
-  for (const int64_t length : evaluation.recall_lengths)
-    RETURN_IF_ERROR(score(StreamOf(length, length)));
   return absl::OkStatus();
 }
 
@@ -147,8 +156,10 @@ absl::StatusOr<MemoryPlan::Stage> StagePlanner::Plan(const RunModels& models) {
                                    return PolicyFor(stage_, recipe_.optimizer, spec).is_trainable;
                                  }),
                    plan));
+  plan.training = arena_.peak_bytes();
+  arena_.ForgetPeak();
   RETURN_IF_ERROR(PlanEvaluation(model, learnt_from));
-  plan.arena = arena_.peak_bytes();
+  plan.evaluation = arena_.peak_bytes();
   return plan;
 }
 
@@ -160,12 +171,12 @@ std::string Gibibytes(int64_t bytes) {
 
 int64_t MemoryPlan::arena() const {
   int64_t most = 0;
-  for (const Stage& stage : stages) most = std::max(most, stage.arena);
+  for (const Stage& stage : stages) most = std::max(most, stage.arena());
   return most;
 }
 
 absl::StatusOr<MemoryPlan> PlanMemory(const Recipe& recipe, const RunModels& models,
-                                      DeviceSession& session) {
+                                      int64_t first_stage, DeviceSession& session) {
   const ParameterLayout layout(models.base);
   const auto bytes = [&](const ParameterLayout& of, DType dtype) {
     return of.total_size() * static_cast<int64_t>(SizeOf(dtype));
@@ -177,7 +188,8 @@ absl::StatusOr<MemoryPlan> PlanMemory(const Recipe& recipe, const RunModels& mod
   const DType dtype = session.activation_dtype();
   if (dtype != DType::kFloat32) plan.weights = bytes(layout, dtype);
   if (models.teacher.has_value()) plan.teacher = bytes(ParameterLayout(*models.teacher), dtype);
-  for (const StageConfig& stage : recipe.stages) {
+  for (auto index = static_cast<size_t>(first_stage); index < recipe.stages.size(); ++index) {
+    const StageConfig& stage = recipe.stages[index];
     if (stage.kind != StageKind::kTrain) continue;
     ASSIGN_OR_RETURN(MemoryPlan::Stage planned, StagePlanner(recipe, stage, session).Plan(models));
     plan.stages.push_back(std::move(planned));
@@ -198,12 +210,17 @@ absl::Status CheckFits(const MemoryPlan& plan, int64_t bytes, const std::string&
   }
   const auto stage = std::max_element(
       plan.stages.begin(), plan.stages.end(),
-      [](const MemoryPlan::Stage& a, const MemoryPlan::Stage& b) { return a.arena < b.arena; });
+      [](const MemoryPlan::Stage& a, const MemoryPlan::Stage& b) { return a.arena() < b.arena(); });
+  const bool by_evaluation = stage->evaluation > stage->training;
+  const std::string passes =
+      by_evaluation ? absl::StrCat("evaluation ", Gibibytes(stage->evaluation))
+                    : absl::StrCat("activations ", Gibibytes(stage->activations), ", scratch ",
+                                   Gibibytes(stage->training - stage->activations));
   return absl::ResourceExhaustedError(absl::StrCat(
-      "stage ", stage->name, " needs ", Gibibytes(plan.total()), " a rank (", held,
-      ", activations ", Gibibytes(stage->activations), ", scratch ",
-      Gibibytes(stage->arena - stage->activations), ") and ", device, " has ", Gibibytes(bytes),
-      " for it; lower micro_batch_tokens or sequence_length, or set recomputation: full"));
+      "stage ", stage->name, " needs ", Gibibytes(plan.total()), " a rank (", held, ", ", passes,
+      ") and ", device, " has ", Gibibytes(bytes), " for it; ",
+      by_evaluation ? "lower evaluation.sequence_length or evaluation.recall_lengths"
+                    : "lower micro_batch_tokens or sequence_length, or set recomputation: full"));
 }
 
 }  // namespace salamander

@@ -3,6 +3,7 @@
 #ifndef TRAINER_RUN_MEMORY_PLAN_H_
 #define TRAINER_RUN_MEMORY_PLAN_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -20,7 +21,10 @@ struct MemoryPlan {
   struct Stage {
     std::string name;
     int64_t activations = 0;  // that a micro-batch's forward keeps for its backward
-    int64_t arena = 0;        // the most in use at once: activations, gradients of them, scratch
+    int64_t training = 0;     // the most in use at once: activations, gradients of them, scratch
+    int64_t evaluation = 0;   // the same in the stage's evaluations
+
+    int64_t arena() const { return std::max(training, evaluation); }
   };
 
   // Held from the first stage to the last.
@@ -36,11 +40,12 @@ struct MemoryPlan {
   int64_t total() const { return held() + arena(); }
 };
 
-// Of a validated recipe's train stages. An arena's need hangs on how the data is cut into
-// documents: it is taken for whole sequences and for short documents, whichever is more. Fails
-// where a stage does not fit the model, and where the session's device plans nothing.
+// Of a validated recipe's train stages from `first_stage` on. An arena's need hangs on how the data
+// is cut into documents: it is taken for whole sequences, for two documents in each and for short
+// ones, whichever is the most. Fails where a stage does not fit the model, and where the session's
+// device plans nothing.
 absl::StatusOr<MemoryPlan> PlanMemory(const Recipe& recipe, const RunModels& models,
-                                      DeviceSession& session);
+                                      int64_t first_stage, DeviceSession& session);
 
 // Fails where a rank's share of the device, `bytes`, is less than the plan asks for, naming the
 // stage, what takes how much, and what to change.

@@ -48,7 +48,7 @@ absl::StatusOr<std::string> StagesText(const Recipe& recipe, const ModelConfig& 
 
 // Of the forward over a batch of sequences that are one document each.
 absl::StatusOr<std::string> OperationsText(const Recipe& recipe, const ModelConfig& base) {
-  Table table({"TFLOP a step, forward", "projections", "mlp", "head", "dense attention",
+  Table table({"TFLOP a step, model forward", "projections", "mlp", "head", "dense attention",
                "sparse attention", "block selection", "lightning", "all"});
   for (const StageConfig& stage : recipe.stages) {
     ASSIGN_OR_RETURN(const ModelConfig config, StageModelConfig(base, stage));
@@ -68,12 +68,12 @@ absl::StatusOr<std::string> OperationsText(const Recipe& recipe, const ModelConf
 
 std::string MemoryText(const MemoryPlan& plan) {
   Table table({"MiB a rank", "masters", "moments", "gradients", "weights", "teacher", "activations",
-               "scratch", "all"});
+               "scratch", "evaluation", "all"});
   for (const MemoryPlan::Stage& stage : plan.stages) {
     table.AddRow({stage.name, Mebibytes(plan.masters), Mebibytes(plan.moments),
                   Mebibytes(plan.gradients), Mebibytes(plan.weights), Mebibytes(plan.teacher),
-                  Mebibytes(stage.activations), Mebibytes(stage.arena - stage.activations),
-                  Mebibytes(plan.held() + stage.arena)});
+                  Mebibytes(stage.activations), Mebibytes(stage.training - stage.activations),
+                  Mebibytes(stage.evaluation), Mebibytes(plan.held() + stage.arena())});
   }
   return table.Text();
 }
@@ -82,10 +82,11 @@ absl::StatusOr<std::string> DeviceText(const Recipe& recipe, const RunModels& mo
                                        DeviceSession& session) {
   if (session.device().kind == DeviceKind::kCpu) {
     const int64_t state_bytes = 16 * ParameterLayout(models.base).total_size();
-    return absl::StrCat("masters, gradients and moments take ", Mebibytes(state_bytes),
-                        " MiB a rank, activations come on top\n");
+    return absl::StrCat(
+        "masters, gradients and moments take ", Mebibytes(state_bytes),
+        " MiB a rank, activations come on top (they are planned where there is a GPU)\n");
   }
-  ASSIGN_OR_RETURN(const MemoryPlan plan, PlanMemory(recipe, models, session));
+  ASSIGN_OR_RETURN(const MemoryPlan plan, PlanMemory(recipe, models, 0, session));
   ASSIGN_OR_RETURN(const int64_t share, ShareOfDevice(session));
   const absl::Status fits = CheckFits(plan, share, session.name());
   return absl::StrCat(MemoryText(plan), session.name(), " has ", Mebibytes(share), " MiB a rank",

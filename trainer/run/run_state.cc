@@ -39,6 +39,14 @@ absl::Status CheckTokenizer(const Baggage& baggage, const RunData& data) {
       "tokenizer.model of the model's HuggingFace folder");
 }
 
+// Of a model that the recipe names.
+absl::Status CheckVocabulary(const Recipe& recipe, const ModelConfig& config, const RunData& data) {
+  if (config.vocabulary >= data.vocabulary()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(recipe.model.from, ": a vocabulary of ", config.vocabulary, "; the data has ",
+                   data.vocabulary(), " ids, tokenise it with the model's tokenizer"));
+}
+
 absl::StatusOr<ModelConfig> ShapedConfig(const Recipe& recipe, const RunData& data) {
   ASSIGN_OR_RETURN(ModelConfig config, ReadModelShape(recipe.model.shape));
   if (config.vocabulary == 0) config.vocabulary = data.vocabulary();
@@ -49,11 +57,7 @@ absl::StatusOr<ModelConfig> ShapedConfig(const Recipe& recipe, const RunData& da
 absl::StatusOr<Beginning> BeginningOf(const Recipe& recipe, const RunData& data) {
   if (!recipe.model.from.empty()) {
     ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(recipe.model.from));
-    if (loaded.weights.config.vocabulary < data.vocabulary()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          recipe.model.from, ": a vocabulary of ", loaded.weights.config.vocabulary,
-          "; the data has ", data.vocabulary(), " ids, tokenise it with the model's tokenizer"));
-    }
+    RETURN_IF_ERROR(CheckVocabulary(recipe, loaded.weights.config, data));
     RETURN_IF_ERROR(Annotate(CheckTokenizer(loaded.baggage, data), recipe.model.from));
     return Beginning{std::move(loaded.weights), std::move(loaded.baggage)};
   }
@@ -81,18 +85,31 @@ absl::Status TellChanges(const Checkpoint& checkpoint, const Recipe& recipe,
       CompareRecipes(stored, recipe, {.stage = progress.stage, .stage_step = progress.stage_step}));
 }
 
+absl::StatusOr<RunProgress> ProgressIn(const Checkpoint& checkpoint) {
+  ASSIGN_OR_RETURN(const std::string text, checkpoint.Metadata(kProgressText));
+  auto progress = ParseProgress(text);
+  RETURN_IF_ERROR(Annotate(progress.status(), checkpoint.path()));
+  return progress;
+}
+
 }  // namespace
 
 absl::StatusOr<RunModels> ModelsOf(const Recipe& recipe, const RunData& data) {
   RunModels models;
   ASSIGN_OR_RETURN(models.base, recipe.model.from.empty() ? ShapedConfig(recipe, data)
                                                           : LoadModelConfig(recipe.model.from));
+  if (!recipe.model.from.empty()) RETURN_IF_ERROR(CheckVocabulary(recipe, models.base, data));
   if (recipe.teacher.empty()) return models;
   ASSIGN_OR_RETURN(models.teacher, LoadModelConfig(recipe.teacher));
   if (models.teacher->vocabulary == models.base.vocabulary) return models;
   return absl::InvalidArgumentError(absl::StrCat(recipe.teacher, ": the teacher's vocabulary is ",
                                                  models.teacher->vocabulary, ", the student's ",
                                                  models.base.vocabulary, "; they must be equal"));
+}
+
+absl::StatusOr<RunProgress> LoadProgress(const std::string& checkpoint) {
+  ASSIGN_OR_RETURN(const Checkpoint opened, Checkpoint::Open(checkpoint));
+  return ProgressIn(opened);
 }
 
 RunState::RunState(ModelWeights model, Baggage texts, std::string tokenizer_text,
@@ -150,10 +167,7 @@ absl::Status RunState::Restore(const std::string& path, const Recipe& recipe) {
   }
   ASSIGN_OR_RETURN(const std::string model_text, checkpoint.Metadata(kModelText));
   ASSIGN_OR_RETURN(model_config, ModelConfigFromJson(model_text));
-  ASSIGN_OR_RETURN(const std::string progress_text, checkpoint.Metadata(kProgressText));
-  auto parsed = ParseProgress(progress_text);
-  RETURN_IF_ERROR(Annotate(parsed.status(), path));
-  progress = *std::move(parsed);
+  ASSIGN_OR_RETURN(progress, ProgressIn(checkpoint));
   RETURN_IF_ERROR(TellChanges(checkpoint, recipe, progress));
   for (const auto& [group, buffer] : CheckpointGroups()) {
     RETURN_IF_ERROR(ReadGroup(checkpoint, group, weights.layout, *buffer, workspace.execution()));

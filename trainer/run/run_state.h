@@ -28,8 +28,11 @@ struct RunModels {
   std::optional<ModelConfig> teacher;  // that it learns from
 };
 
-// Fails where their vocabularies differ.
+// Fails where their vocabularies differ or the data's is larger.
 absl::StatusOr<RunModels> ModelsOf(const Recipe& recipe, const RunData& data);
+
+// How far the run had come that saved the checkpoint.
+absl::StatusOr<RunProgress> LoadProgress(const std::string& checkpoint);
 
 struct RunState {
   // The model the recipe names or shapes, with zero moments, on the workspace's device. Fails where

@@ -35,12 +35,33 @@ namespace {
 // Steps in a row whose loss or gradient was not finite before the run gives up.
 constexpr int kMostSkippedInARow = 10;
 
+std::string CheckpointDirectoryOf(const Recipe& recipe) {
+  return absl::StrCat(recipe.run_directory, "/checkpoints");
+}
+
+// The one to go on from, as the first rank sees it; empty where there is none yet. A folder that
+// cannot be listed is not an empty one: the run would begin again.
+absl::StatusOr<std::string> LastCheckpoint(const Recipe& recipe, Communicator& world) {
+  std::string last;
+  absl::Status status;
+  if (world.rank() == 0) {
+    const auto checkpoints = ListCheckpoints(CheckpointDirectoryOf(recipe));
+    if (!absl::IsNotFound(checkpoints.status())) status = checkpoints.status();
+    if (checkpoints.ok() && !checkpoints->empty()) last = checkpoints->back();
+  }
+  RETURN_IF_ERROR(AgreeOnStatus(world, status));
+  ASSIGN_OR_RETURN(const std::vector<std::string> seen, world.AllGather(last));
+  return seen.front();
+}
+
 class TrainingRun {
  public:
-  // What a run stands on: its device, its ranks, and what it will hold of the device's memory.
+  // What a run stands on: its device, its ranks, where it goes on from, and what it will hold of
+  // the device's memory.
   struct Place {
     DeviceSession& session;
     Communicator& world;
+    std::string last_checkpoint;       // empty: from the start
     std::optional<MemoryPlan> memory;  // not known beforehand on the CPU
   };
   static absl::StatusOr<std::unique_ptr<TrainingRun>> Open(const Recipe& recipe, RunData data,
@@ -53,13 +74,12 @@ class TrainingRun {
   TrainingRun(const Recipe& recipe, RunData data, Place place)
       : recipe_(recipe),
         world_(place.world),
+        last_checkpoint_(std::move(place.last_checkpoint)),
         memory_(std::move(place.memory)),
         workspace_(place.session),
         data_(std::move(data)) {}
 
-  std::string CheckpointDirectory() const {
-    return absl::StrCat(recipe_.run_directory, "/checkpoints");
-  }
+  std::string CheckpointDirectory() const { return CheckpointDirectoryOf(recipe_); }
   bool is_first() const { return world_.rank() == 0; }
   bool has_stage_left() const {
     return state_->progress.stage < static_cast<int64_t>(recipe_.stages.size());
@@ -69,7 +89,6 @@ class TrainingRun {
   }
   const ExecutionContext& execution() const { return workspace_.execution(); }
 
-  absl::StatusOr<std::string> LastCheckpoint();
   absl::Status Resume();
   absl::Status CheckStages() const;
   absl::Status PrepareDirectory();
@@ -86,10 +105,12 @@ class TrainingRun {
   absl::StatusOr<bool> IsSaveLate();
   absl::Status EndStage(Stage& stage);
   absl::Status LogMemory(const Stage& stage);
+  absl::Status CheckArena() const;
   absl::Status WriteMetrics(const std::string& kind, const Metrics& metrics);
 
   Recipe recipe_;
   Communicator& world_;
+  std::string last_checkpoint_;
   std::optional<MemoryPlan> memory_;
   Workspace workspace_;
   RunData data_;
@@ -146,27 +167,12 @@ absl::Status TrainingRun::PrepareDirectory() {
   return absl::OkStatus();
 }
 
-// The one to go on from, as the first rank sees it; empty where there is none yet. A folder that
-// cannot be listed is not an empty one: the run would begin again.
-absl::StatusOr<std::string> TrainingRun::LastCheckpoint() {
-  std::string last;
-  absl::Status status;
-  if (is_first()) {
-    const auto checkpoints = ListCheckpoints(CheckpointDirectory());
-    if (!absl::IsNotFound(checkpoints.status())) status = checkpoints.status();
-    if (checkpoints.ok() && !checkpoints->empty()) last = checkpoints->back();
-  }
-  RETURN_IF_ERROR(AgreeOnStatus(world_, status));
-  ASSIGN_OR_RETURN(const std::vector<std::string> seen, world_.AllGather(last));
-  return seen.front();
-}
-
 absl::Status TrainingRun::Resume() {
-  ASSIGN_OR_RETURN(const std::string last, LastCheckpoint());
-  if (!last.empty()) RETURN_IF_ERROR(AgreeOnStatus(world_, state_->Restore(last, recipe_)));
+  if (!last_checkpoint_.empty())
+    RETURN_IF_ERROR(AgreeOnStatus(world_, state_->Restore(last_checkpoint_, recipe_)));
   RETURN_IF_ERROR(AgreeOnStatus(world_, CheckStages()));
   RETURN_IF_ERROR(AgreeOnStatus(world_, PrepareDirectory()));
-  if (!last.empty()) LogInfo(absl::StrCat("going on from ", last));
+  if (!last_checkpoint_.empty()) LogInfo(absl::StrCat("going on from ", last_checkpoint_));
   return absl::OkStatus();
 }
 
@@ -418,7 +424,7 @@ absl::Status TrainingRun::LogMemory(const Stage& stage) {
         memory_->stages.begin(), memory_->stages.end(),
         [&](const MemoryPlan::Stage& candidate) { return candidate.name == stage.config.name; });
     SALAMANDER_CHECK(planned != memory_->stages.end()) << stage.config.name << " was not planned";
-    metrics.emplace_back("arena_planned_bytes", planned->arena);
+    metrics.emplace_back("arena_planned_bytes", planned->arena());
     metrics.emplace_back("held_bytes", memory_->held());
   }
   return WriteMetrics("memory", metrics);
@@ -435,11 +441,19 @@ absl::Status TrainingRun::EndStage(Stage& stage) {
   return SaveCheckpoint();
 }
 
+// What was planned has to fit what is left, now that all else is there.
+absl::Status TrainingRun::CheckArena() const {
+  if (!memory_.has_value()) return absl::OkStatus();
+  return CheckFits(*memory_, memory_->held() + execution().arena->capacity_bytes(),
+                   workspace_.session().name());
+}
+
 absl::StatusOr<RunEnd> TrainingRun::Run() {
   RETURN_IF_ERROR(Resume());
   // Communicators hold memory of the device, and the arena takes what is left.
   if (has_stage_left()) RETURN_IF_ERROR(LayOut());
   RETURN_IF_ERROR(workspace_.ReserveArena(world_));
+  RETURN_IF_ERROR(AgreeOnStatus(world_, CheckArena()));
   if (workspace_.session().device().kind == DeviceKind::kCuda) {
     const auto peak = MeasureProductRate(workspace_.session(), execution());
     RETURN_IF_ERROR(AgreeOnStatus(world_, peak.status()));
@@ -463,12 +477,17 @@ absl::StatusOr<RunEnd> TrainingRun::Run() {
   return stop ? RunEnd::kStopped : RunEnd::kFinished;
 }
 
-// Whether the models go together and, on a GPU, they and their passes fit its memory.
+// Whether the models go together and, on a GPU, they and the passes still to come fit its memory.
 absl::StatusOr<std::optional<MemoryPlan>> PlanRun(const Recipe& recipe, const RunData& data,
+                                                  const std::string& last_checkpoint,
                                                   DeviceSession& session) {
   ASSIGN_OR_RETURN(const RunModels models, ModelsOf(recipe, data));
   if (session.device().kind == DeviceKind::kCpu) return std::nullopt;
-  ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(recipe, models, session));
+  RunProgress progress;
+  if (!last_checkpoint.empty()) {
+    ASSIGN_OR_RETURN(progress, LoadProgress(last_checkpoint));
+  }
+  ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(recipe, models, progress.stage, session));
   ASSIGN_OR_RETURN(const int64_t share, ShareOfDevice(session));
   RETURN_IF_ERROR(CheckFits(plan, share, session.name()));
   return plan;
@@ -480,10 +499,12 @@ absl::StatusOr<RunEnd> RunRecipe(const Recipe& recipe, DeviceSession& session,
                                  Communicator& world) {
   auto data = RunData::Open(recipe);
   RETURN_IF_ERROR(AgreeOnStatus(world, data.status()));
+  ASSIGN_OR_RETURN(const std::string last, LastCheckpoint(recipe, world));
   // Every rank has seen that the run fits before one takes memory.
-  auto memory = PlanRun(recipe, *data, session);
+  auto memory = PlanRun(recipe, *data, last, session);
   RETURN_IF_ERROR(AgreeOnStatus(world, memory.status()));
-  auto run = TrainingRun::Open(recipe, *std::move(data), {session, world, *std::move(memory)});
+  auto run =
+      TrainingRun::Open(recipe, *std::move(data), {session, world, last, *std::move(memory)});
   RETURN_IF_ERROR(AgreeOnStatus(world, run.status()));
   return (*run)->Run();
 }

@@ -47,7 +47,14 @@ absl::StatusOr<std::unique_ptr<DeviceSession>> OpenDevice(DeviceChoice choice, C
   auto session = DeviceSession::Open(device, options);
   RETURN_IF_ERROR(AgreeOnStatus(world, session.status()));
   RETURN_IF_ERROR(AgreeOnKind(device.kind, world));
-  if (device.kind == DeviceKind::kCpu) return session;
+  if (device.kind == DeviceKind::kCpu) {
+    const std::string complaint = choice == DeviceChoice::kAuto ? CudaComplaint() : "";
+    if (!complaint.empty()) {
+      LogWarning(absl::StrCat("running on the CPU: the NVIDIA driver says ", complaint,
+                              "; check `nvidia-smi`"));
+    }
+    return session;
+  }
   ASSIGN_OR_RETURN(const Placement on_device, PlacementOnDevice(device, world));
   (*session)->set_processes(on_device.ranks);
   LogInfo(absl::StrCat(
@@ -58,7 +65,7 @@ absl::StatusOr<std::unique_ptr<DeviceSession>> OpenDevice(DeviceChoice choice, C
 
 absl::StatusOr<int64_t> ShareOfDevice(DeviceSession& session) {
   ASSIGN_OR_RETURN(const int64_t free_bytes, session.FreeBytes());
-  return free_bytes / session.processes() - kLeftOnDevice;
+  return std::max<int64_t>(0, free_bytes / session.processes() - kLeftOnDevice);
 }
 
 absl::Status Workspace::ReserveArena(Communicator& world) {
