@@ -116,13 +116,15 @@ std::string FateSummary(const std::vector<TransferRecord>& records) {
   });
 }
 
-struct Converted {
+// What a rank reads and computes by itself, before the ranks work together.
+struct Sides {
+  LoadedModel loaded;
   Conversion conversion;
-  Baggage baggage;  // with the parity report
+  std::vector<PackedStream> streams;  // that the two are compared on
+  DeviceModel source, result;         // of the two above, which they may read
 };
 
-absl::StatusOr<Converted> Convert(const ConvertRequest& request, DeviceSession& session,
-                                  Communicator& world) {
+absl::StatusOr<Sides> ConvertOnHost(const ConvertRequest& request, const Workspace& workspace) {
   ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(request.from));
   const bool adds_candidates = request.keep.empty();
   KeptLayers kept;
@@ -133,25 +135,41 @@ absl::StatusOr<Converted> Convert(const ConvertRequest& request, DeviceSession& 
                    adds_candidates ? AddCandidates(loaded.weights, request.options)
                                    : KeepLayers(loaded.weights, kept.layers, request.options));
 
-  ASSIGN_OR_RETURN(const std::vector<PackedStream> streams,
+  ASSIGN_OR_RETURN(std::vector<PackedStream> streams,
                    ReportStreams(request, loaded.weights.config.vocabulary));
+  ASSIGN_OR_RETURN(DeviceModel source, DeviceModel::Of(loaded.weights, workspace));
+  ASSIGN_OR_RETURN(DeviceModel result, DeviceModel::Of(conversion.model, workspace));
+  return Sides{std::move(loaded), std::move(conversion), std::move(streams), std::move(source),
+               std::move(result)};
+}
+
+struct Converted {
+  Conversion conversion;
+  Baggage baggage;  // with the parity report
+};
+
+absl::StatusOr<Converted> Convert(const ConvertRequest& request, DeviceSession& session,
+                                  Communicator& world) {
   Workspace workspace(session);
-  ASSIGN_OR_RETURN(const DeviceModel source, DeviceModel::Of(loaded.weights, workspace));
-  ASSIGN_OR_RETURN(const DeviceModel result, DeviceModel::Of(conversion.model, workspace));
+  auto sides = ConvertOnHost(request, workspace);
+  RETURN_IF_ERROR(AgreeOnStatus(world, sides.status()));
   RETURN_IF_ERROR(workspace.ReserveArena(world));
-  const Transformer& from = source.transformer();
-  const Transformer& to = result.transformer();
-  ASSIGN_OR_RETURN(const std::string layers,
-                   CandidateReport(workspace.execution(), adds_candidates ? to : from, streams));
-  ASSIGN_OR_RETURN(const double kl, MeanKl(workspace.execution(), from, to, streams));
-  const std::string summary = absl::StrCat(
-      "tensors: ", FateSummary(conversion.records), "\ncandidates against their teachers, on ",
-      request.data.empty() ? "pseudo-random tokens" : request.data, ":\n", layers,
-      "KL of the whole model to what it came from: ", Short(kl), " nats a token\n");
+  const Transformer& from = sides->source.transformer();
+  const Transformer& to = sides->result.transformer();
+  const bool adds_candidates = request.keep.empty();
+  ASSIGN_OR_RETURN(
+      const std::string layers,
+      CandidateReport(workspace.execution(), adds_candidates ? to : from, sides->streams));
+  ASSIGN_OR_RETURN(const double kl, MeanKl(workspace.execution(), from, to, sides->streams));
+  const std::vector<TransferRecord>& records = sides->conversion.records;
+  const std::string summary =
+      absl::StrCat("tensors: ", FateSummary(records), "\ncandidates against their teachers, on ",
+                   request.data.empty() ? "pseudo-random tokens" : request.data, ":\n", layers,
+                   "KL of the whole model to what it came from: ", Short(kl), " nats a token\n");
   if (world.rank() == 0) std::cout << summary;
-  Baggage baggage = std::move(loaded.baggage);
-  baggage[kParityText] = absl::StrCat(summary, "\n", FateReport(conversion.records));
-  return Converted{std::move(conversion), std::move(baggage)};
+  Baggage baggage = std::move(sides->loaded.baggage);
+  baggage[kParityText] = absl::StrCat(summary, "\n", FateReport(records));
+  return Converted{std::move(sides->conversion), std::move(baggage)};
 }
 
 }  // namespace

@@ -57,11 +57,18 @@ absl::StatusOr<DeviceModel> LoadOnto(const Workspace& workspace, const std::stri
   return DeviceModel::Taking(std::move(loaded.weights), workspace);
 }
 
-absl::StatusOr<Metrics> Evaluate(const EvaluateCommand& command, DeviceSession& session,
-                                 Communicator& world) {
-  Workspace workspace(session);
+// What a rank reads by itself, before the ranks work together.
+struct Inputs {
+  std::string checkpoint;
+  DeviceModel model;
+  std::optional<DeviceModel> teacher;
+  int64_t vocabulary;
+  std::unique_ptr<HeldOutSequences> held_out;
+};
+
+absl::StatusOr<Inputs> ReadInputs(const EvaluateCommand& command, const Workspace& workspace) {
   ASSIGN_OR_RETURN(const std::string checkpoint, ResolveCheckpoint(command.from));
-  ASSIGN_OR_RETURN(const DeviceModel model, LoadOnto(workspace, checkpoint));
+  ASSIGN_OR_RETURN(DeviceModel model, LoadOnto(workspace, checkpoint));
   std::optional<DeviceModel> teacher;
   if (!command.teacher.empty()) {
     ASSIGN_OR_RETURN(teacher, LoadOnto(workspace, command.teacher));
@@ -69,29 +76,37 @@ absl::StatusOr<Metrics> Evaluate(const EvaluateCommand& command, DeviceSession& 
   ASSIGN_OR_RETURN(std::shared_ptr<const TokenFileReader> file,
                    TokenFileReader::Open(command.data));
   const int64_t vocabulary = file->info().vocab_size;
-  ASSIGN_OR_RETURN(
-      const auto held_out,
-      HeldOutSequences::Create(std::move(file), HeldOutSplit(command.held_out_fraction),
-                               command.sequence_length));
-  RETURN_IF_ERROR(workspace.ReserveArena(world));
-  const Scored scored{.execution = workspace.execution(), .model = model.transformer()};
+  ASSIGN_OR_RETURN(auto held_out, HeldOutSequences::Create(std::move(file),
+                                                           HeldOutSplit(command.held_out_fraction),
+                                                           command.sequence_length));
+  return Inputs{checkpoint, std::move(model), std::move(teacher), vocabulary, std::move(held_out)};
+}
 
-  const int64_t count = std::min(command.sequences, held_out->size());
+absl::StatusOr<Metrics> Evaluate(const EvaluateCommand& command, DeviceSession& session,
+                                 Communicator& world) {
+  Workspace workspace(session);
+  const auto inputs = ReadInputs(command, workspace);
+  RETURN_IF_ERROR(AgreeOnStatus(world, inputs.status()));
+  RETURN_IF_ERROR(workspace.ReserveArena(world));
+  const HeldOutSequences& held_out = *inputs->held_out;
+  const Scored scored{.execution = workspace.execution(), .model = inputs->model.transformer()};
+
+  const int64_t count = std::min(command.sequences, held_out.size());
   ASSIGN_OR_RETURN(
       const TokenScores scores,
       ScoreStreams(
-          scored, [&](int64_t index) { return held_out->Sequence(index); }, count, world));
-  Metrics metrics = {{"checkpoint", checkpoint},
+          scored, [&](int64_t index) { return held_out.Sequence(index); }, count, world));
+  Metrics metrics = {{"checkpoint", inputs->checkpoint},
                      {"sequences", count},
                      {"sequence_length", command.sequence_length},
                      {"loss", scores.loss()},
                      {"accuracy", scores.accuracy()}};
-  if (teacher.has_value()) {
-    ASSIGN_OR_RETURN(const double kl,
-                     KlToTeacher(teacher->transformer(), scored, *held_out, count));
-    metrics.emplace_back("kl_to_teacher", kl);
+  if (inputs->teacher.has_value()) {
+    const auto kl = KlToTeacher(inputs->teacher->transformer(), scored, held_out, count);
+    RETURN_IF_ERROR(AgreeOnStatus(world, kl.status()));
+    metrics.emplace_back("kl_to_teacher", *kl);
   }
-  RETURN_IF_ERROR(AddRecall(command, scored, vocabulary, world, metrics));
+  RETURN_IF_ERROR(AddRecall(command, scored, inputs->vocabulary, world, metrics));
   return metrics;
 }
 

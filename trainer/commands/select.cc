@@ -29,30 +29,43 @@ namespace {
 
 constexpr int64_t kLargestTable = int64_t{64} << 20;
 
-// Scores each layer's candidate swapped in alone.
-absl::StatusOr<ScoreTable> MeasureLayers(const SelectionConfig& config, DeviceSession& session,
-                                         Communicator& world) {
+// What a rank reads by itself, before the ranks work together.
+struct Inputs {
+  std::string checkpoint;
+  DeviceModel model;
+  std::unique_ptr<HeldOutSequences> held_out;
+  std::unique_ptr<RecallEvaluation> recall;
+};
+
+absl::StatusOr<Inputs> ReadInputs(const SelectionConfig& config, const Workspace& workspace) {
   ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(config.candidates));
-  Workspace workspace(session);
-  ASSIGN_OR_RETURN(const DeviceModel model,
-                   DeviceModel::Taking(std::move(loaded.weights), workspace));
+  ASSIGN_OR_RETURN(DeviceModel model, DeviceModel::Taking(std::move(loaded.weights), workspace));
   ASSIGN_OR_RETURN(std::shared_ptr<const TokenFileReader> file, TokenFileReader::Open(config.data));
-  ASSIGN_OR_RETURN(
-      const auto held_out,
-      HeldOutSequences::Create(file, HeldOutSplit(config.held_out), config.sequence_length));
+  ASSIGN_OR_RETURN(auto held_out, HeldOutSequences::Create(file, HeldOutSplit(config.held_out),
+                                                           config.sequence_length));
   ASSIGN_OR_RETURN(std::shared_ptr<const RecallTask> task,
                    MakeRecallTask(file->info().vocab_size, config.recall_pairs,
                                   static_cast<uint64_t>(config.seed)));
-  ASSIGN_OR_RETURN(const auto recall, RecallEvaluation::Create(task, {config.recall_length}, {0.0},
-                                                               config.recall_samples));
+  ASSIGN_OR_RETURN(auto recall, RecallEvaluation::Create(task, {config.recall_length}, {0.0},
+                                                         config.recall_samples));
+  return Inputs{loaded.path, std::move(model), std::move(held_out), std::move(recall)};
+}
+
+// Scores each layer's candidate swapped in alone.
+absl::StatusOr<ScoreTable> MeasureLayers(const SelectionConfig& config, DeviceSession& session,
+                                         Communicator& world) {
+  Workspace workspace(session);
+  const auto inputs = ReadInputs(config, workspace);
+  RETURN_IF_ERROR(AgreeOnStatus(world, inputs.status()));
   RETURN_IF_ERROR(workspace.ReserveArena(world));
+  const auto& [checkpoint, model, held_out, recall] = *inputs;
 
   ScoreTable table;
   const auto layers = static_cast<size_t>(model.config().layer_count());
   for (size_t layer = 0; layer < layers; ++layer) {
     if (!model.config().layers[layer].has_candidate) {
       return absl::FailedPreconditionError(absl::StrCat(
-          loaded.path, ": layer ", layer, " has no candidate; run convert --all and align first"));
+          checkpoint, ": layer ", layer, " has no candidate; run convert --all and align first"));
     }
     const std::unique_ptr<bool[]> swapped(new bool[layers]());
     swapped[layer] = true;

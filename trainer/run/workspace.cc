@@ -69,11 +69,10 @@ absl::StatusOr<int64_t> ShareOfDevice(DeviceSession& session) {
 }
 
 absl::Status Workspace::ReserveArena(Communicator& world) {
-  const bool is_shared = session_.device().kind == DeviceKind::kCuda;
-  const auto share = is_shared ? ShareOfDevice(session_) : session_.FreeBytes();
+  const bool is_cuda = session_.device().kind == DeviceKind::kCuda;
+  const auto share = is_cuda ? ShareOfDevice(session_) : session_.FreeBytes();
   // Every rank has seen what is free before one takes its share.
-  if (is_shared) RETURN_IF_ERROR(AgreeOnStatus(world, share.status()));
-  RETURN_IF_ERROR(share.status());
+  RETURN_IF_ERROR(AgreeOnStatus(world, share.status()));
   const int64_t bytes = *share / Arena::kAlignment * Arena::kAlignment;
   absl::Status status;
   if (bytes < kSmallestArena) {
@@ -86,7 +85,7 @@ absl::Status Workspace::ReserveArena(Communicator& world) {
   } else {
     status = arena.status();
   }
-  return is_shared ? AgreeOnStatus(world, status) : status;
+  return AgreeOnStatus(world, status);
 }
 
 }  // namespace salamander

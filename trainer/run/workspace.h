@@ -39,9 +39,8 @@ class Workspace {
   const ExecutionContext& execution() const { return execution_; }
 
   // Before the first pass, and after all else that the device is to hold: on CUDA the arena takes
-  // what is left of its memory, shared evenly by the ranks on it, and the call is collective. On
-  // the CPU it takes address space for as much as the machine has: pages cost nothing until a pass
-  // touches them.
+  // what is left of its memory, shared evenly by the ranks on it. On the CPU it takes address space
+  // for as much as the machine has: pages cost nothing until a pass touches them. Collective.
   absl::Status ReserveArena(Communicator& world);
 
  private:
