@@ -37,6 +37,10 @@ void SetEveryBit(const ExecutionContext& context, const TensorView& tensor) {
   }
 }
 
+int64_t WholeAlignments(int64_t bytes) {
+  return (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
+}
+
 }  // namespace
 
 int64_t FreeGpuBytes() {
@@ -46,8 +50,8 @@ int64_t FreeGpuBytes() {
 
 GpuContext::GpuContext(int64_t tensor_bytes, int64_t scratch_bytes, const DeviceOptions& options)
     : session_(ValueOrDie(DeviceSession::Open({DeviceKind::kCuda, 0}, options))),
-      tensors_(ValueOrDie(session_->ReserveScratch(tensor_bytes))),
-      scratch_(ValueOrDie(session_->ReserveScratch(scratch_bytes))),
+      tensors_(ValueOrDie(session_->ReserveScratch(WholeAlignments(tensor_bytes)))),
+      scratch_(ValueOrDie(session_->ReserveScratch(WholeAlignments(scratch_bytes)))),
       context_(session_->Context(scratch_)) {
   // To compute-sanitizer's initcheck, poison would be a value like any other.
   if (std::getenv("SALAMANDER_TEST_LEAVES_MEMORY_UNINITIALISED") != nullptr) return;

@@ -158,10 +158,13 @@ double LossBound(const Shape& shape) {
   return 0x1p-24 * (32.0 + 8 * std::sqrt(static_cast<double>(shape.width)));
 }
 
-// The gradient of the logits is rounded to bf16, and in d_hidden so is the result.
+// The gradient of the logits is rounded to bf16, and in d_hidden so is the result. The rms of a
+// rounding is kBFloat16Rounding over many elements; a few may all meet the worst case, twice that.
 double GradientBound(const Shape& shape, bool is_hidden) {
   const double length = static_cast<double>(is_hidden ? shape.vocabulary : shape.tokens);
-  return kBFloat16Rounding * (is_hidden ? std::sqrt(2.0) : 1.0) + LossBound(shape) +
+  const int64_t elements = shape.width * (is_hidden ? shape.tokens : shape.vocabulary);
+  const double rounding = (elements < 1024 ? 2.0 : 1.0) * kBFloat16Rounding;
+  return rounding * (is_hidden ? std::sqrt(2.0) : 1.0) + LossBound(shape) +
          0x1p-24 * std::sqrt(length);
 }
 
