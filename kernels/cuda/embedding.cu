@@ -1,17 +1,14 @@
-// The backward needs no atomics: rows are sorted by token (stably, so that a token's rows keep
-// their order) and the sorted rows cut into tiles. A block adds up the runs of equal tokens in its
-// tile. Runs inside one tile go to the table at once; a run that crosses tiles, of a frequent
-// token, leaves one partial row per tile, which a second kernel adds in order.
-#include <bit>
-
-#include <cub/device/device_radix_sort.cuh>
-
+// The backward adds floats without atomics, a token's rows in order: rows are ordered by token
+// (kernels/cuda/token_order.h) and the ordered rows cut into tiles. A block adds up the runs of
+// equal tokens in its tile. Runs inside one tile go to the table at once; one that crosses tiles,
+// of a frequent token, leaves a part per tile, and whichever of its blocks ends last adds up the
+// parts in order.
 #include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
+#include "kernels/cuda/token_order.h"
 #include "kernels/embedding.h"
 
 namespace salamander::cuda {
@@ -53,195 +50,221 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-constexpr int kThreads = 128;
-constexpr int kColumns = kThreads * kLanes;  // of a block
-constexpr int kTile = 64;                    // sorted rows of a block
+constexpr int kThreads = 256;
+constexpr int kColumnsOfThread = 4;  // of 16 bytes in the table
+constexpr int kColumns = kThreads * kColumnsOfThread;
+constexpr int kTile = 64;  // ordered rows of a block: what a part costs is little beside them
+constexpr int kBatch = 8;  // rows on their way at once
 
-// What the kernels of the backward share.
 struct BackwardArgs {
-  const uint32_t* tokens;    // [rows] ascending; `vocabulary` stands for one outside it
-  const int32_t* order;      // [rows] the row of d_output that each came from
+  TokenOrder order;
   const BFloat16* d_output;  // [rows, width]
   float* d_table;            // [vocabulary, width]
   // [tiles, 2, stride]: a tile's part of a run that began before it, and of one that begins in it
   // and goes on
-  float* partials;
+  float* parts;
+  int32_t* arrivals;  // [tiles, column_blocks] how many parts there are of the run that begins here
   int64_t rows, width;
   int64_t stride;  // width in whole vectors
+  int column_blocks;
   uint32_t vocabulary;
   float scale;
   bool is_aligned;
 };
 
-// keys and order [rows]. Grid: one block per kThreads rows.
-__global__ void __launch_bounds__(kThreads)
-    KeysKernel(const int32_t* tokens, int64_t rows, int64_t vocabulary, uint32_t* keys,
-               int32_t* order, Fault* fault) {
-  const int64_t row = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (row >= rows) return;
-  const int32_t token = tokens[row];
-  const bool is_known = token >= 0 && token < vocabulary;
-  if (!is_known) ReportFault(fault, FaultKind::kTokenOutsideVocabulary, row, token, vocabulary);
-  keys[row] = static_cast<uint32_t>(is_known ? token : vocabulary);
-  order[row] = static_cast<int32_t>(row);
-}
+// A thread's neighbouring columns of a row.
+struct Columns {
+  int64_t first;
+  int count;       // that the row has
+  bool are_whole;  // four that one access takes
 
-// d_table[token, column...] += scale * sum
-__device__ void AddToTable(const BackwardArgs& args, uint32_t token, int64_t column,
-                           const float (&sum)[kLanes]) {
-  float* const to = args.d_table + token * args.width + column;
-  if (args.is_aligned) {
+  __device__ Columns(const BackwardArgs& args, int column_block)
+      : first(int64_t{column_block} * kColumns + int64_t{threadIdx.x} * kColumnsOfThread),
+        count(
+            static_cast<int>(max(int64_t{0}, min(int64_t{kColumnsOfThread}, args.width - first)))),
+        are_whole(args.is_aligned && count == kColumnsOfThread) {}
+
+  // bf16 as they lie in memory, zeros beyond the row.
+  __device__ uint2 Load(const BFloat16* row) const {
+    if (are_whole) return *reinterpret_cast<const uint2*>(row + first);
+    float values[kColumnsOfThread];
 #pragma unroll
-    for (int i = 0; i < kLanes; i += 4) {
-      float4 four = *reinterpret_cast<const float4*>(to + i);
-      four.x += args.scale * sum[i];
-      four.y += args.scale * sum[i + 1];
-      four.z += args.scale * sum[i + 2];
-      four.w += args.scale * sum[i + 3];
-      *reinterpret_cast<float4*>(to + i) = four;
+    for (int i = 0; i < kColumnsOfThread; ++i) {
+      values[i] = i < count ? __bfloat162float(row[first + i]) : 0.0F;
     }
-    return;
+    return {PackPair(values[0], values[1]), PackPair(values[2], values[3])};
   }
-#pragma unroll
-  for (int i = 0; i < kLanes; ++i) {
-    if (column + i < args.width) to[i] += args.scale * sum[i];
-  }
-}
 
-// Grid: (tiles, blocks of kColumns columns). A block walks its tile's rows in order.
-__global__ void __launch_bounds__(kThreads)
-    SumTilesKernel(const __grid_constant__ BackwardArgs args) {
-  __shared__ uint32_t tokens[kTile];
-  __shared__ int32_t order[kTile];
-  const int64_t begin = int64_t{blockIdx.x} * kTile;
-  const int count = static_cast<int>(min(int64_t{kTile}, args.rows - begin));
-  if (threadIdx.x < count) {
-    tokens[threadIdx.x] = args.tokens[begin + threadIdx.x];
-    order[threadIdx.x] = args.order[begin + threadIdx.x];
-  }
-  __syncthreads();
-  const int64_t column = int64_t{blockIdx.y} * kColumns + threadIdx.x * kLanes;
-  if (column >= args.width) return;
-  const bool began_before = begin > 0 && args.tokens[begin - 1] == tokens[0];
-  const bool goes_on = begin + count < args.rows && args.tokens[begin + count] == tokens[count - 1];
-
-  constexpr int kBatch = 8;  // rows on their way at once
-  Packed batch[kBatch];
-  float sum[kLanes] = {};
-  int run_begin = 0;
-  for (int first = 0; first < count; first += kBatch) {
+  __device__ float4 Load(const float* row) const {
+    if (are_whole) return *reinterpret_cast<const float4*>(row + first);
+    float values[kColumnsOfThread];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      if (first + i >= count) break;
-      const BFloat16* const row = args.d_output + order[first + i] * args.width;
-      batch[i] = LoadPacked(row, column, args.width, args.is_aligned);
+    for (int i = 0; i < kColumnsOfThread; ++i) values[i] = i < count ? row[first + i] : 0.0F;
+    return {values[0], values[1], values[2], values[3]};
+  }
+
+  __device__ void Store(const float4& four, float* row) const {
+    if (are_whole) {
+      *reinterpret_cast<float4*>(row + first) = four;
+      return;
     }
+    const float values[kColumnsOfThread] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int at = first + i;
-      if (at >= count) break;
-      float dy[kLanes];
-      Unpack(batch[i], dy);
-#pragma unroll
-      for (int lane = 0; lane < kLanes; ++lane) sum[lane] += dy[lane];
-      const bool is_last = at + 1 == count;
-      if (!is_last && tokens[at + 1] == tokens[at]) continue;
-      const bool from_before = run_begin == 0 && began_before;
-      if (from_before || (is_last && goes_on)) {
-        const int64_t slot = int64_t{blockIdx.x} * 2 + (from_before ? 0 : 1);
-        float4* const to = reinterpret_cast<float4*>(args.partials + slot * args.stride + column);
-        to[0] = make_float4(sum[0], sum[1], sum[2], sum[3]);
-        to[1] = make_float4(sum[4], sum[5], sum[6], sum[7]);
-      } else if (tokens[at] != args.vocabulary) {
-        AddToTable(args, tokens[at], column, sum);
-      }
-#pragma unroll
-      for (float& value : sum) value = 0.0F;
-      run_begin = at + 1;
+    for (int i = 0; i < kColumnsOfThread; ++i) {
+      if (i < count) row[first + i] = values[i];
     }
   }
-}
-
-// The first of the ascending tokens [begin, rows) above `token`.
-__device__ int64_t EndOfRun(const uint32_t* tokens, int64_t begin, int64_t rows, uint32_t token) {
-  int64_t low = begin, high = rows;
-  while (low < high) {
-    const int64_t middle = low + (high - low) / 2;
-    if (tokens[middle] <= token) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
-// Grid: (tiles, blocks of kColumns columns). The block of the tile where a run begins adds up those
-// that it goes on into.
-__global__ void __launch_bounds__(kThreads)
-    CombineKernel(const __grid_constant__ BackwardArgs args) {
-  const int64_t begin = int64_t{blockIdx.x} * kTile, end = begin + kTile;
-  if (end >= args.rows) return;
-  const uint32_t token = args.tokens[end - 1];
-  const bool goes_on = args.tokens[end] == token;
-  const bool began_before = begin > 0 && args.tokens[begin - 1] == token;
-  const int64_t column = int64_t{blockIdx.y} * kColumns + threadIdx.x * kLanes;
-  if (!goes_on || began_before || token == args.vocabulary || column >= args.width) return;
-  const int64_t last_tile = (EndOfRun(args.tokens, end, args.rows, token) - 1) / kTile;
-  const auto partial_of = [&](int64_t slot) {
-    return reinterpret_cast<const float4*>(args.partials + slot * args.stride + column);
-  };
-  float4 low = partial_of(2 * int64_t{blockIdx.x} + 1)[0];
-  float4 high = partial_of(2 * int64_t{blockIdx.x} + 1)[1];
-#pragma unroll 8
-  for (int64_t tile = int64_t{blockIdx.x} + 1; tile <= last_tile; ++tile) {
-    const float4 a = partial_of(2 * tile)[0], b = partial_of(2 * tile)[1];
-    low.x += a.x;
-    low.y += a.y;
-    low.z += a.z;
-    low.w += a.w;
-    high.x += b.x;
-    high.y += b.y;
-    high.z += b.z;
-    high.w += b.w;
-  }
-  const float sum[kLanes] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-  AddToTable(args, token, column, sum);
-}
-
-struct SortedTokens {
-  const uint32_t* tokens;
-  const int32_t* order;
 };
 
-// Both in the context's arena.
-absl::StatusOr<SortedTokens> SortTokens(const ExecutionContext& context, const TensorView& tokens,
-                                        int64_t vocabulary) {
-  const int64_t rows = tokens.dim(0);
-  auto* const keys = context.arena->Array<uint32_t>(rows);
-  auto* const order = context.arena->Array<int32_t>(rows);
-  auto* const sorted_keys = context.arena->Array<uint32_t>(rows);
-  auto* const sorted_order = context.arena->Array<int32_t>(rows);
-  RETURN_IF_ERROR(Launch(context, "EmbeddingBackward", KeysKernel,
-                         {.grid = {CeilDivide(rows, kThreads)}, .block = kThreads},
-                         tokens.data<int32_t>(), rows, vocabulary, keys, order,
-                         context.cuda->fault()));
-  const int bits = std::bit_width(static_cast<uint64_t>(vocabulary));
-  size_t bytes = 0;
-  const auto sort = [&](void* scratch, cudaStream_t stream) -> absl::Status {
-    RETURN_IF_CUDA_ERROR(cub::DeviceRadixSort::SortPairs(scratch, bytes, keys, sorted_keys, order,
-                                                         sorted_order, rows, 0, bits, stream));
-    return absl::OkStatus();
+__device__ float4 Unpacked(const uint2& packed) {
+  return {__uint_as_float(packed.x << 16), __uint_as_float(packed.x & 0xFFFF0000U),
+          __uint_as_float(packed.y << 16), __uint_as_float(packed.y & 0xFFFF0000U)};
+}
+
+// sum + factor * addend
+__device__ float4 MultiplyAdded(const float4& sum, float factor, const float4& addend) {
+  return {sum.x + factor * addend.x, sum.y + factor * addend.y, sum.z + factor * addend.z,
+          sum.w + factor * addend.w};
+}
+
+// Where the sum of the run goes that ends with a row of a tile: to this row of the table, or
+constexpr int32_t kGoesOn = -1;      // no run ends here
+constexpr int32_t kNowhere = -2;     // the token is outside the vocabulary
+constexpr int32_t kPartBefore = -3;  // the run began before the tile
+constexpr int32_t kPartAfter = -4;   // it goes on after the tile
+
+struct Tile {
+  int64_t index, begin;
+  int count;
+  uint32_t first_token, last_token;
+  bool began_before, goes_on;  // the first and the last run
+
+  __device__ Tile(const BackwardArgs& args, int64_t tile)
+      : index(tile),
+        begin(tile * kTile),
+        count(static_cast<int>(min(int64_t{kTile}, args.rows - begin))) {
+    const uint32_t* const tokens = args.order.tokens + begin;
+    first_token = tokens[0], last_token = tokens[count - 1];
+    began_before = begin > 0 && tokens[-1] == first_token;
+    goes_on = begin + count < args.rows && tokens[count] == last_token;
+  }
+
+  __device__ int32_t Target(const BackwardArgs& args, int i) const {
+    const uint32_t token = args.order.tokens[begin + i];
+    const bool is_last = i + 1 == count;
+    if (!is_last && args.order.tokens[begin + i + 1] == token) return kGoesOn;
+    if (token == args.vocabulary) return kNowhere;
+    if (began_before && token == first_token) return kPartBefore;
+    return is_last && goes_on ? kPartAfter : static_cast<int32_t>(token);
+  }
+
+  __device__ bool HasPartBefore(const BackwardArgs& args) const {
+    return began_before && first_token != args.vocabulary;
+  }
+  __device__ bool HasPartAfter(const BackwardArgs& args) const {
+    const bool is_part_before = began_before && first_token == last_token;
+    return goes_on && !is_part_before && last_token != args.vocabulary;
+  }
+};
+
+__device__ float* PartOf(const BackwardArgs& args, int64_t tile, int32_t target) {
+  return args.parts + (2 * tile + (target == kPartBefore ? 0 : 1)) * args.stride;
+}
+
+// Adds up the tile's runs. rows, targets [kTile] in shared memory.
+__device__ void SumRuns(const BackwardArgs& args, const Tile& tile, const Columns& columns,
+                        const int32_t* rows, const int32_t* targets) {
+  float4 sum = {};
+  for (int first = 0; first < tile.count; first += kBatch) {
+    uint2 d_output[kBatch];
+    float4 before[kBatch];  // of the table
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (first + i >= tile.count) break;
+      d_output[i] = columns.Load(args.d_output + rows[first + i] * args.width);
+      const int32_t target = targets[first + i];
+      if (target >= 0) before[i] = columns.Load(args.d_table + target * args.width);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (first + i >= tile.count) break;
+      sum = MultiplyAdded(sum, 1.0F, Unpacked(d_output[i]));
+      const int32_t target = targets[first + i];
+      if (target == kGoesOn) continue;
+      if (target >= 0) {
+        columns.Store(MultiplyAdded(before[i], args.scale, sum),
+                      args.d_table + target * args.width);
+      } else if (target != kNowhere && columns.count > 0) {
+        *reinterpret_cast<float4*>(PartOf(args, tile.index, target) + columns.first) = sum;
+      }
+      sum = {};
+    }
+  }
+}
+
+// How many tiles next to `tile`, after it or before it (step -1), the run of `token` goes on into.
+// Every thread of the block calls.
+__device__ int64_t TilesOfRun(const BackwardArgs& args, int64_t tile, int step, uint32_t token) {
+  for (int64_t found = 0;;) {
+    const int64_t other = tile + step * (found + 1 + threadIdx.x);
+    const int64_t nearest = step > 0 ? other * kTile : (other + 1) * kTile - 1;
+    const bool is_in = other >= 0 && nearest < args.rows && args.order.tokens[nearest] == token;
+    const int count = __syncthreads_count(is_in ? 1 : 0);
+    found += count;
+    if (count < kThreads) return found;
+  }
+}
+
+// Called by every thread of a block that has left its part of the run of `token`: the last block to
+// call adds all parts to the table.
+__device__ void FinishRun(const BackwardArgs& args, int64_t tile, const Columns& columns,
+                          int column_block, uint32_t token) {
+  __shared__ bool is_last;
+  const int64_t begin = tile - TilesOfRun(args, tile, -1, token);
+  const int64_t end = tile + TilesOfRun(args, tile, 1, token);
+  __threadfence();  // the part is there for all
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    is_last =
+        atomicAdd(&args.arrivals[begin * args.column_blocks + column_block], 1) == end - begin;
+  }
+  __syncthreads();
+  if (!is_last || columns.count == 0) return;
+  __threadfence();  // all parts are there for the block
+  const auto part_of = [&](int64_t of_tile, int32_t target) {
+    return __ldcg(reinterpret_cast<const float4*>(PartOf(args, of_tile, target) + columns.first));
   };
-  RETURN_IF_ERROR(sort(nullptr, context.cuda->stream()));  // says how many bytes it wants
-  void* const scratch = context.arena->Allocate(static_cast<int64_t>(bytes));
-  const uint64_t identity[] = {WordOf(keys), WordOf(scratch), static_cast<uint64_t>(rows),
-                               static_cast<uint64_t>(bits)};
-  RETURN_IF_ERROR(
-      context.cuda->Call({.name = "EmbeddingBackward's sort",
-                          .identity = identity,
-                          .enqueue = [&](cudaStream_t stream) { return sort(scratch, stream); }}));
-  return SortedTokens{sorted_keys, sorted_order};
+  float* const row = args.d_table + token * args.width;
+  const float4 before = columns.Load(row);
+  float4 sum = part_of(begin, kPartAfter);
+#pragma unroll 8
+  for (int64_t next = begin + 1; next <= end; ++next) {
+    sum = MultiplyAdded(sum, 1.0F, part_of(next, kPartBefore));
+  }
+  columns.Store(MultiplyAdded(before, args.scale, sum), row);
+}
+
+// Grid: one block per (tile, kColumns columns), columns fastest. A block walks its tile's rows in
+// order.
+__global__ void __launch_bounds__(kThreads)
+    BackwardKernel(const __grid_constant__ BackwardArgs args) {
+  __shared__ int32_t rows[kTile], targets[kTile];
+  const int column_block = static_cast<int>(blockIdx.x % args.column_blocks);
+  const Tile tile(args, blockIdx.x / args.column_blocks);
+  const Columns columns(args, column_block);
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < tile.count) {
+    rows[thread] = args.order.rows[tile.begin + thread];
+    targets[thread] = tile.Target(args, thread);
+  }
+  __syncthreads();
+  SumRuns(args, tile, columns, rows, targets);
+  if (tile.HasPartBefore(args)) {
+    FinishRun(args, tile.index, columns, column_block, tile.first_token);
+  }
+  if (tile.HasPartAfter(args)) {
+    FinishRun(args, tile.index, columns, column_block, tile.last_token);
+  }
 }
 
 }  // namespace
@@ -268,25 +291,24 @@ absl::Status EmbeddingBackward(const ExecutionContext& context, const EmbeddingB
   if (args.d_output.size() == 0) return absl::OkStatus();
   const ArenaScope scope(*context.arena);
   const int64_t rows = args.tokens.dim(0), width = args.d_table.dim(1);
-  const int64_t tiles = CeilDivide(rows, kTile);
-  ASSIGN_OR_RETURN(const SortedTokens sorted,
-                   SortTokens(context, args.tokens, args.d_table.dim(0)));
-  BackwardArgs device{.tokens = sorted.tokens,
-                      .order = sorted.order,
-                      .d_output = BFloat16Data(args.d_output),
+  const int64_t tiles = CeilDivide(rows, kTile), column_blocks = CeilDivide(width, kColumns);
+  BackwardArgs device{.d_output = BFloat16Data(args.d_output),
                       .d_table = args.d_table.data<float>(),
                       .rows = rows,
                       .width = width,
-                      .stride = CeilDivide(width, kLanes) * kLanes,
+                      .stride = CeilDivide(width, kColumnsOfThread) * kColumnsOfThread,
+                      .column_blocks = static_cast<int>(column_blocks),
                       .vocabulary = static_cast<uint32_t>(args.d_table.dim(0)),
                       .scale = static_cast<float>(args.scale)};
-  device.is_aligned = width % kLanes == 0 && AreAligned({device.d_output, device.d_table});
-  device.partials = context.arena->Array<float>(tiles * 2 * device.stride);
-  const Grid grid = {tiles, CeilDivide(width, kColumns)};
-  RETURN_IF_ERROR(Launch(context, "EmbeddingBackward", SumTilesKernel,
-                         {.grid = grid, .block = kThreads}, device));
-  return Launch(context, "EmbeddingBackward", CombineKernel, {.grid = grid, .block = kThreads},
-                device);
+  device.is_aligned =
+      width % kColumnsOfThread == 0 && AreAligned({device.d_output, device.d_table});
+  ASSIGN_OR_RETURN(device.order, OrderByToken(context, args.tokens, args.d_table.dim(0)));
+  device.parts = context.arena->Array<float>(tiles * 2 * device.stride);
+  device.arrivals = context.arena->Array<int32_t>(tiles * column_blocks);
+  RETURN_IF_ERROR(context.cuda->Fill(
+      device.arrivals, 0, tiles * column_blocks * static_cast<int64_t>(sizeof(int32_t))));
+  return Launch(context, "EmbeddingBackward", BackwardKernel,
+                {.grid = {tiles * column_blocks}, .block = kThreads}, device);
 }
 
 }  // namespace salamander::cuda

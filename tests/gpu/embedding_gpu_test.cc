@@ -110,13 +110,25 @@ TEST(EmbeddingGpuTest, LongTableMatchesDouble) {
 TEST(EmbeddingGpuTest, FrequentTokensAddUpAllTheirRows) {
   SKIP_WITHOUT_GPU();
   for (const int64_t run : {63, 64, 65, 128, 191, 1000}) {
-    Problem problem = MakeProblem(3 * run + 5, 5, 40);
-    for (int64_t t = 0; t < problem.tokens.size(); ++t) {
-      const int64_t token = t / run;
-      problem.tokens.Set(t, static_cast<double>(token));
+    for (const int64_t width : {40, 2056}) {
+      Problem problem = MakeProblem(3 * run + 5, 5, width);
+      for (int64_t t = 0; t < problem.tokens.size(); ++t) {
+        const int64_t token = t / run;
+        problem.tokens.Set(t, static_cast<double>(token));
+      }
+      SCOPED_TRACE(testing::Message() << "runs of " << run << ", width " << width);
+      ExpectMatchesDouble(problem);
     }
-    SCOPED_TRACE(testing::Message() << "runs of " << run);
-    ExpectMatchesDouble(problem);
+  }
+}
+
+// So many that a block orders its rows in several rounds; vocabularies of one, two and three
+// digits.
+TEST(EmbeddingGpuTest, ManyTokensOfAnyVocabularyMatchDouble) {
+  SKIP_WITHOUT_GPU();
+  for (const int64_t vocabulary : {500, 70'000, 300'000}) {
+    SCOPED_TRACE(vocabulary);
+    ExpectMatchesDouble(MakeProblem(300'000, vocabulary, 8));
   }
 }
 
