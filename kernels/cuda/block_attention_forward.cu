@@ -23,10 +23,16 @@ struct ForwardArgs {
   AttentionArgs attention;
   BFloat16* out;     // [T, H, D]
   float* logsumexp;  // [T, H] or null
-  // Of tiles in parts: unnormalised outputs [parts, 64, D] and (maximum, denominator) [parts, 64].
+  // Of tiles in parts: unnormalised outputs [part rows, D] and (maximum, denominator) [part rows].
   float* part_outs;
   float2* part_sums;
 };
+
+// Where row `row` of a part of a lone tile is stored.
+__device__ int64_t PartRow(const SegmentPlan& segment, const RowTile& tile, int part, int row) {
+  const int64_t parts_before = static_cast<int64_t>(tile.key_head) * segment.parts + part;
+  return segment.first_part_row + parts_before * tile.count + row;
+}
 
 template <int kD>
 constexpr int kForwardBytes = 4 * SharedTile<kD>::Bytes(kPieceKeys);
@@ -181,10 +187,8 @@ __global__ void __launch_bounds__(kTileThreads, 2) BlockForwardKernel(const Forw
     denominator += __shfl_xor_sync(kFullMask, denominator, 2);
     const int row = warp_row + lane / 4 + 8 * half;
     if (!is_row[half]) continue;
-    if (segment.first_part >= 0) {
-      const int64_t slot =
-          (segment.first_part + static_cast<int64_t>(head) * segment.parts + part) * kTileRows +
-          row;
+    if (segment.first_part_row >= 0) {
+      const int64_t slot = PartRow(segment, tile, part, row);
       if (lane % 4 == 0) forward.part_sums[slot] = {state.maximum[half], denominator};
 #pragma unroll
       for (int i = 0; i < kD / 8; ++i) {
@@ -213,15 +217,13 @@ __global__ void MergePartsKernel(const ForwardArgs forward, const SegmentPlan* s
   const RowTile tile(args, segment, static_cast<int>(blockIdx.z), 0);
   const int row = static_cast<int>(blockIdx.y);
   if (row >= tile.count) return;
-  const int64_t first =
-      (segment.first_part + static_cast<int64_t>(tile.key_head) * segment.parts) * kTileRows + row;
   float maximum = -INFINITY;
   for (int part = 0; part < segment.parts; ++part) {
-    maximum = fmaxf(maximum, forward.part_sums[first + part * kTileRows].x);
+    maximum = fmaxf(maximum, forward.part_sums[PartRow(segment, tile, part, row)].x);
   }
   float denominator = 0.0F;
   for (int part = 0; part < segment.parts; ++part) {
-    const float2 sums = forward.part_sums[first + part * kTileRows];
+    const float2 sums = forward.part_sums[PartRow(segment, tile, part, row)];
     denominator += Exp2(sums.x - maximum) * sums.y;
   }
   const int64_t index = tile.Index(args, segment, row);
@@ -232,7 +234,7 @@ __global__ void MergePartsKernel(const ForwardArgs forward, const SegmentPlan* s
        column += static_cast<int>(blockDim.x)) {
     float sum = 0.0F;
     for (int part = 0; part < segment.parts; ++part) {
-      const int64_t slot = first + part * kTileRows;
+      const int64_t slot = PartRow(segment, tile, part, row);
       sum += Exp2(forward.part_sums[slot].x - maximum) *
              forward.part_outs[slot * args.head_dim + column];
     }
@@ -242,7 +244,9 @@ __global__ void MergePartsKernel(const ForwardArgs forward, const SegmentPlan* s
 
 struct ForwardPlan {
   std::vector<SegmentPlan> segments, split;
-  int64_t items = 0, stored_parts = 0;
+  int64_t items = 0;
+  int64_t part_rows = 0;       // of all tiles in parts
+  int64_t most_tile_rows = 0;  // of one
 };
 
 ForwardPlan PlanForward(const BlockAttention& attention, const AttentionArgs& args) {
@@ -262,8 +266,10 @@ ForwardPlan PlanForward(const BlockAttention& attention, const AttentionArgs& ar
       }
     }
     if (entry.parts > 1) {
-      entry.first_part = plan.stored_parts;
-      plan.stored_parts += static_cast<int64_t>(entry.parts) * args.key_heads;
+      const int64_t tile_rows = segment.query_count * args.group;
+      entry.first_part_row = plan.part_rows;
+      plan.part_rows += int64_t{entry.parts} * args.key_heads * tile_rows;
+      plan.most_tile_rows = std::max(plan.most_tile_rows, tile_rows);
       plan.split.push_back(entry);
     }
     plan.segments.push_back(entry);
@@ -291,9 +297,8 @@ absl::Status BlockAttentionForward(const ExecutionContext& context, const BlockA
   const SegmentPlan* split = nullptr;
   if (!plan.split.empty()) {
     ASSIGN_OR_RETURN(split, UploadArray<SegmentPlan>(context, absl::MakeConstSpan(plan.split)));
-    const int64_t rows = plan.stored_parts * kTileRows;
-    args.part_outs = context.arena->Array<float>(rows * args.attention.head_dim);
-    args.part_sums = context.arena->Array<float2>(rows);
+    args.part_outs = context.arena->Array<float>(plan.part_rows * args.attention.head_dim);
+    args.part_sums = context.arena->Array<float2>(plan.part_rows);
   }
   RETURN_IF_ERROR(ForTileColumns(args.attention.head_dim, [&]<int kD>() -> absl::Status {
     return Launch(context, "BlockForwardKernel", BlockForwardKernel<kD>,
@@ -301,7 +306,8 @@ absl::Status BlockAttentionForward(const ExecutionContext& context, const BlockA
                   args);
   }));
   if (plan.split.empty()) return absl::OkStatus();
-  const Grid grid = {static_cast<int64_t>(plan.split.size()), kTileRows, args.attention.key_heads};
+  const Grid grid = {static_cast<int64_t>(plan.split.size()), plan.most_tile_rows,
+                     args.attention.key_heads};
   return Launch(context, "MergePartsKernel", MergePartsKernel, {.grid = grid, .block = 128}, args,
                 split);
 }

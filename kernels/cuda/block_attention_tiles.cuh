@@ -28,11 +28,12 @@ constexpr int kTileThreads = kTileRows / 16 * kWarp;
 struct SegmentPlan {
   int64_t query_begin, query_count, key_begin, first_position;
   int64_t first_item = 0;
-  // Forward: parts that the keys of its tile are cut into, keys (or list entries) of a part, and
-  // the first of its stored parts, -1 where it stores none.
+  // Forward: parts that the keys of its lone tile are cut into, keys (or list entries) of a part,
+  // and the first row that it stores of its parts [KV heads, parts, rows of the tile], -1 where it
+  // stores none.
   int32_t parts = 1;
   int32_t part_size = 0;
-  int64_t first_part = -1;
+  int64_t first_part_row = -1;
   // Backward: of the queries and blocks of all segments in order.
   int64_t first_query = 0, first_block = 0;
 

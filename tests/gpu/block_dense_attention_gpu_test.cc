@@ -222,6 +222,29 @@ TEST(BlockDenseAttentionGpuTest, BatchedDecodingMatchesTwin) {
   }
 }
 
+// Sixteen parts of each sequence with two rows: 64 rows a part would take 4 MB.
+TEST(BlockDenseAttentionGpuTest, BatchedDecodingTakesScratchForRowsThatThereAre) {
+  SKIP_WITHOUT_GPU();
+  constexpr int64_t kSequences = 8, kKeys = 8000;
+  GpuContext gpu(int64_t{64} << 20, int64_t{1} << 20);
+  std::vector<Segment> segments;
+  for (int64_t i = 0; i < kSequences; ++i) {
+    segments.push_back(
+        {.query_begin = i, .query_count = 1, .key_begin = i * kKeys, .first_position = kKeys - 1});
+  }
+  const TensorView queries =
+      gpu.Upload(TestTensor::Normal(DType::kFloat64, {kSequences, 2, 128}, 1));
+  const TensorView keys = gpu.Zeros(DType::kBFloat16, {kSequences * kKeys, 1, 128});
+  const TensorView out = gpu.Poisoned(DType::kBFloat16, {kSequences, 2, 128});
+  ASSERT_TRUE(
+      cuda::BlockDenseForward(
+          gpu,
+          {.q = queries, .k = keys, .v = keys, .segments = segments, .out = out, .logsumexp = {}})
+          .ok());
+  const TestTensor sums = gpu.Download(out);
+  for (int64_t i = 0; i < sums.size(); ++i) ASSERT_EQ(sums.At(i), 0.0);
+}
+
 TEST(BlockDenseAttentionGpuTest, LogsumexpIsOptional) {
   SKIP_WITHOUT_GPU();
   const AttentionProblem with = RoundedAttention({.documents = {70}});
