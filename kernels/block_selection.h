@@ -10,8 +10,10 @@
 //   forced       b < init_blocks, and the current block with local_blocks before it
 //                (local_blocks + 1 in all)
 // The selected_blocks best of blocks 0 .. current are taken, forced ones first, then by score,
-// equal scores to the lower index; listed in ascending order. Source: arXiv 2509.24663 sec. 3 and
-// its public kernels, with absolute positions.
+// equal scores to the lower index; listed in ascending order. A NaN in a pooled key is a score of
+// infinity there and, once a coarse key has it, of 0 elsewhere: queries that see it read its
+// blocks, so that it shows. Source: arXiv 2509.24663 sec. 3 and its public kernels, with absolute
+// positions.
 #ifndef KERNELS_BLOCK_SELECTION_H_
 #define KERNELS_BLOCK_SELECTION_H_
 

@@ -3,6 +3,10 @@
 // Query head h reads KV head h / (H / Hkv). Query row query_begin + i of a segment has position
 // first_position + i, key row key_begin + p has position p. Rows that no segment names are neither
 // read nor written.
+//
+// A NaN stays in its document. Inside it a NaN shows in every row that reads it and can show in
+// rows near it that do not, fewer than 128 away: tiles are multiplied with weights of zero for what
+// is masked, and zero times NaN is NaN.
 #ifndef KERNELS_DENSE_ATTENTION_H_
 #define KERNELS_DENSE_ATTENTION_H_
 

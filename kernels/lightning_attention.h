@@ -6,6 +6,9 @@
 // of S_t and from the last token to the first:
 //   dS_t += scale * do_t q_t^T     dS_{t-1} = exp(-slope_h) dS_t
 //   dq_t = scale * S_t^T do_t      dk_t = dS_t^T v_t      dv_t = dS_t k_t
+// A NaN stays in its document. Inside it, it can show up to 63 tokens on the side that does not
+// read it, since chunks are multiplied with weights of zero for what is masked, and can be
+// forgotten where its weight has decayed below 2^-32.
 // Source: MiniMax-01 (arXiv 2501.08313) sec. 3.2; no layer-dependent factor in MiniCPM-SALA.
 #ifndef KERNELS_LIGHTNING_ATTENTION_H_
 #define KERNELS_LIGHTNING_ATTENTION_H_

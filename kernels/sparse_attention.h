@@ -2,7 +2,8 @@
 // gradient.
 //   o_i = sum_j softmax_j(scale * q_i . k_j) v_j over keys j at positions <= i's whose block is in
 //   blocks[i, h / (H / Hkv)]
-// Rows, positions and heads as in dense_attention.h. Every list holds the query's own block.
+// Rows, positions, heads and NaN as in dense_attention.h; a query can also meet the NaN of a block
+// that only queries near it list. Every list holds the query's own block.
 #ifndef KERNELS_SPARSE_ATTENTION_H_
 #define KERNELS_SPARSE_ATTENTION_H_
 

@@ -227,8 +227,8 @@ class SelectionPass {
                                tile.queries.count);
   }
 
-  // Leaves the coarse log-sum-exp of every row in `maximum`; infinity where it sees no coarse key,
-  // so that its scores become exp(-infinity) = 0.
+  // Leaves the coarse log-sum-exp of every row in `maximum`; infinity where it sees no coarse key
+  // or where it is NaN, so that scores become exp(-infinity) = 0, or NaN where NaN is.
   void NormaliseByCoarseKeys(const Tile& tile, Scratch<T>& scratch) {
     const int64_t rows = tile.padded_rows;
     T* __restrict maximum = scratch.maximum;
@@ -306,7 +306,9 @@ class SelectionPass {
     for (int64_t block = first; block < end; ++block) {
       T* scores = scratch.block_scores + block * tile.head_stride;
       for (int64_t i = 0; i < tile.head_stride; ++i) {
-        scores[i] = scores[i] < scratch.group_scores[i] ? scratch.group_scores[i] : scores[i];
+        const T sum = scratch.group_scores[i];  // a NaN is read, not passed over
+        const T score = std::isnan(sum) ? std::numeric_limits<T>::infinity() : sum;
+        scores[i] = scores[i] < score ? score : scores[i];
       }
     }
   }

@@ -168,7 +168,7 @@ class TileScorer {
   }
 
   // Leaves the coarse log-sum-exp of 64 rows, in base 2, in normalisers_; infinity where a row sees
-  // no coarse key, so that its weights become 2^-infinity.
+  // no coarse key or where it is NaN, so that weights become 2^-infinity, or NaN where NaN is.
   __device__ void Normalise(int first_row, int64_t last_position) {
     LoadQueries(first_row);
     const float scale = args_.rows.scale * kLog2E;
@@ -296,7 +296,8 @@ class TileScorer {
       float* const place = &block_scores_[query * args_.score_pitch + block];
       float best = *place;
       for (int64_t window = low; window <= high; ++window) {
-        best = fmaxf(best, sums_[query * kPieceKeys + window - first]);
+        const float score = sums_[query * kPieceKeys + window - first];
+        best = fmaxf(best, isnan(score) ? INFINITY : score);  // a NaN is read, not passed over
       }
       *place = best;
     }

@@ -180,6 +180,35 @@ inline void ExpectOtherRowsUntouched(const AttentionProblem& before,
   }
 }
 
+// The problem with NaN in the first and the last token of a document.
+inline AttentionProblem WithNaN(AttentionProblem problem, const Segment& document) {
+  for (TestTensor* tensor : {&problem.q, &problem.k, &problem.v, &problem.d_out}) {
+    tensor->PoisonRows(document.query_begin, 1);
+    tensor->PoisonRows(document.query_begin + document.query_count - 1, 1);
+  }
+  return problem;
+}
+
+// Whether NaN in one document, each in turn, changes nothing in the others, and shows in its own.
+template <typename Ops>
+void ExpectNaNStaysInItsDocument(const Ops& ops, const AttentionProblem& problem) {
+  const AttentionProblem clean = ops.Run(problem);
+  for (const Segment& poisoned : problem.segments) {
+    const AttentionProblem actual = ops.Run(WithNaN(problem, poisoned));
+    for (TestTensor AttentionProblem::*result : AttentionProblem::kResults) {
+      const TensorView a = (actual.*result).View(), c = (clean.*result).View();
+      for (const Segment& document : problem.segments) {
+        const int64_t begin = document.query_begin, count = document.query_count;
+        if (begin != poisoned.query_begin) {
+          EXPECT_TRUE(BitwiseEqual(a.Rows(begin, count), c.Rows(begin, count)));
+        } else {
+          EXPECT_TRUE(std::isnan(ElementAt(a.Rows(begin + count - 1, 1), 0)));
+        }
+      }
+    }
+  }
+}
+
 }  // namespace salamander
 
 #endif  // TESTS_GPU_ATTENTION_ON_GPU_H_

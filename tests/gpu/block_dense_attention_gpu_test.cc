@@ -132,6 +132,16 @@ TEST(BlockDenseAttentionGpuTest, LaterDocumentsIgnoreEarlierTokens) {
   }
 }
 
+TEST(BlockDenseAttentionGpuTest, NaNStaysInItsDocument) {
+  SKIP_WITHOUT_GPU();
+  for (const int64_t head_dim : {20, 64}) {
+    ExpectNaNStaysInItsDocument(
+        kDense,
+        RoundedAttention(
+            {.documents = {70, 1, 133, 40, 64}, .heads = 6, .key_heads = 2, .head_dim = head_dim}));
+  }
+}
+
 TEST(BlockDenseAttentionGpuTest, EarlierTokensIgnoreLaterOnes) {
   SKIP_WITHOUT_GPU();
   AttentionProblem before = RoundedAttention({.documents = {200}});

@@ -468,6 +468,37 @@ TEST(SelectBlocksGpuTest, LaterDocumentsIgnoreEarlierTokens) {
   EXPECT_TRUE(BitwiseEqual(rows(after, 152, 185), rows(before, 152, 185)));
 }
 
+TEST(SelectBlocksGpuTest, NaNStaysInItsDocument) {
+  SKIP_WITHOUT_GPU();
+  Problem clean = RandomProblem({.documents = {150, 97, 1, 180}, .heads = 4, .key_heads = 2});
+  PoolAndSelect(clean);
+  for (const Segment& poisoned : clean.segments) {
+    Problem problem = clean;
+    for (TestTensor* tensor : {&problem.q, &problem.k}) {
+      tensor->PoisonRows(poisoned.query_begin, 1);
+      tensor->PoisonRows(poisoned.query_begin + poisoned.query_count - 1, 1);
+    }
+    PoolAndSelect(problem);
+    for (const Segment& document : clean.segments) {
+      if (document.query_begin == poisoned.query_begin) continue;
+      EXPECT_TRUE(
+          BitwiseEqual(problem.blocks.View().Rows(document.query_begin, document.query_count),
+                       clean.blocks.View().Rows(document.query_begin, document.query_count)));
+    }
+  }
+}
+
+TEST(SelectBlocksGpuTest, BlocksWithNaNAreReadByAllWhoSeeThem) {
+  SKIP_WITHOUT_GPU();
+  Problem problem = RandomProblem({.documents = {300}});
+  problem.k.PoisonRows(5 * 16 + 7, 1);
+  PoolAndSelect(problem);
+  // From position 128 on block 5 is no local one. Its windows overlap no other block.
+  for (int64_t row = 128; row < 300; ++row) {
+    EXPECT_THAT(problem.List(row, 0), testing::Contains(5)) << row;
+  }
+}
+
 TEST(SelectBlocksGpuTest, ChunksDecodingAndRunsGiveTheSameLists) {
   SKIP_WITHOUT_GPU();
   const ProblemCase c = {.documents = {331}, .heads = 4, .key_heads = 2, .head_dim = 32};

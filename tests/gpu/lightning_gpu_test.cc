@@ -335,7 +335,9 @@ TEST(LightningGpuTest, BackwardWithoutStateGradientsEqualsZeroOnes) {
   EXPECT_EQ(MaxAbsDifference(actual.dv.View(), expected.dv.View()), 0);
 }
 
-TEST(LightningGpuTest, ChangedDocumentLeavesTheOthersBitIdentical) {
+class LightningChangeGpuTest : public testing::TestWithParam<double> {};
+
+TEST_P(LightningChangeGpuTest, ChangedDocumentLeavesTheOthersBitIdentical) {
   SKIP_WITHOUT_GPU();
   GpuContext gpu(kTensorBytes, kTensorBytes);
   for (const size_t changed : {1U, 2U, 4U}) {
@@ -344,7 +346,7 @@ TEST(LightningGpuTest, ChangedDocumentLeavesTheOthersBitIdentical) {
         RoundedProblem({.documents = {70, 37, 1, 90, 700, 6}, .dim = 32, .has_states = true});
     LightningProblem after = before;
     for (const TestTensor* tensor : {&after.q, &after.k, &after.v, &after.d_out}) {
-      AddToRows(*tensor, before.segments[changed], 1.0);
+      AddToRows(*tensor, before.segments[changed], GetParam());
     }
     const LightningOutput outputs[] = {ForwardOnGpu(gpu, before), ForwardOnGpu(gpu, after)};
     const LightningGradients gradients[] = {BackwardOnGpu(gpu, before), BackwardOnGpu(gpu, after)};
@@ -368,6 +370,8 @@ TEST(LightningGpuTest, ChangedDocumentLeavesTheOthersBitIdentical) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(ByOneAndToNaN, LightningChangeGpuTest, testing::Values(1.0, std::nan("")));
 
 TEST(LightningGpuTest, RepeatsBitForBit) {
   SKIP_WITHOUT_GPU();

@@ -245,6 +245,14 @@ TEST(SparseAttentionGpuTest, LaterDocumentsIgnoreEarlierTokens) {
   }
 }
 
+TEST(SparseAttentionGpuTest, NaNStaysInItsDocument) {
+  SKIP_WITHOUT_GPU();
+  AttentionProblem problem = RoundedAttention(
+      {.documents = {70, 1, 333, 40, 64}, .heads = 6, .key_heads = 2, .head_dim = 64});
+  SetLists(problem, 16, 6, RandomChoice(0.4, 5));
+  ExpectNaNStaysInItsDocument(kSparse, problem);
+}
+
 TEST(SparseAttentionGpuTest, RunsAreBitwiseEqual) {
   SKIP_WITHOUT_GPU();
   AttentionProblem problem =

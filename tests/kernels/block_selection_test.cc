@@ -257,6 +257,17 @@ TEST(SelectBlocksTest, ScoresAreZeroWhereNoCoarseKeyIsVisible) {
   ExpectTwinLists(problem);
 }
 
+TEST(SelectBlocksTest, BlocksWithNaNAreReadByAllWhoSeeThem) {
+  Problem problem = RandomProblem({.documents = {300}, .dtype = DType::kFloat32});
+  problem.k.PoisonRows(5 * 16 + 7, 1);
+  Pool(problem);
+  Select(problem);
+  // From position 128 on block 5 is no local one. Its windows overlap no other block.
+  for (int64_t row = 128; row < 300; ++row) {
+    EXPECT_THAT(problem.List(row, 0), testing::Contains(5)) << row;
+  }
+}
+
 TEST(SelectBlocksTest, AllBlocksAreListedUpToTheLimit) {
   const Problem problem = RandomProblem({.documents = {130}});
   Pool(problem);
