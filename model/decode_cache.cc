@@ -40,16 +40,11 @@ LayerCache MakeLayerCache(const ModelConfig& config, const LayerConfig& layer,
   return cache;
 }
 
-// An upper bound: keys, values, pooled keys (at most a fine key for each key and a coarse one for
-// every fourth), states, and alignment.
+// What the layers' caches take, found by making them where there is no memory.
 int64_t CacheBytes(const ModelConfig& config, const CacheShape& shape) {
-  const int64_t key_elements = shape.rows * config.softmax.kv_heads * config.softmax.head_dim;
-  const int64_t state_elements =
-      shape.slots * config.lightning.heads * config.lightning.head_dim * config.lightning.head_dim;
-  const auto key_bytes = static_cast<int64_t>(SizeOf(shape.dtype));
-  const auto state_bytes = static_cast<int64_t>(SizeOf(StatisticsType(shape.dtype)));
-  return config.layer_count() *
-         (4 * key_elements * key_bytes + state_elements * state_bytes + 5 * Arena::kAlignment);
+  Arena planned = Arena::Planned();
+  for (const LayerConfig& layer : config.layers) MakeLayerCache(config, layer, shape, planned);
+  return planned.used_bytes();
 }
 
 }  // namespace
