@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/status_macros.h"
-#include "kernels/head_loss.h"
 #include "kernels/memory.h"
 
 namespace salamander {
@@ -32,8 +31,7 @@ int64_t FirstPiece(const ModelConfig& config, int64_t prompt_length, int64_t pre
 class Generation {
  public:
   Generation(const Generator& generator, const GenerateOptions& options, DecodeCache cache)
-      : execution_(generator.execution),
-        model_(generator.model),
+      : generator_(generator),
         options_(options),
         cache_(std::move(cache)),
         step_(generator.session.NewReplay()) {}
@@ -43,54 +41,21 @@ class Generation {
   std::vector<Generated> TakeResults() { return std::move(results_); }
 
  private:
-  // Sequences that go through the model together, and the rows that each has in the call.
-  struct Call {
-    std::vector<int32_t> tokens;
-    std::vector<int64_t> slots;
-    std::vector<Segment> segments;
-  };
-
-  // Final hidden states [T, C] of the call's tokens, in the arena.
-  absl::StatusOr<TensorView> Forward(const Call& call);
-  // Of `rows` [S, C]: those of the head, [S, V], in the arena.
-  absl::StatusOr<TensorView> Logits(const TensorView& rows);
   // The call's sequences take the tokens that row s of the logits gives the s-th of them.
-  absl::Status ChooseAll(const Call& call, const TensorView& logits);
+  absl::Status ChooseAll(const CachedCall& call, const TensorView& logits);
   void Choose(int64_t slot, absl::Span<const float> logits);
-  absl::Status Step(const Call& call);
+  Arena& arena() const { return *generator_.execution.arena; }
 
-  const ExecutionContext& execution_;
-  const Transformer& model_;
+  const Generator& generator_;
   const GenerateOptions& options_;
   DecodeCache cache_;
   std::unique_ptr<Replay> step_;
   std::vector<Generated> results_ = std::vector<Generated>(static_cast<size_t>(cache_.slots()));
 };
 
-absl::StatusOr<TensorView> Generation::Forward(const Call& call) {
-  ASSIGN_OR_RETURN(const TensorView tokens, FromHost<int32_t>(execution_, call.tokens));
-  return model_.Forward({.execution = &execution_,
-                         .tokens = tokens,
-                         .segments = call.segments,
-                         .cache = &cache_,
-                         .use_candidate = {},
-                         .tap = {}},
-                        nullptr);
-}
-
-absl::StatusOr<TensorView> Generation::Logits(const TensorView& rows) {
-  const TensorView logits = execution_.arena->Tensor(StatisticsType(rows.dtype()),
-                                                     {rows.dim(0), model_.config().vocabulary});
-  RETURN_IF_ERROR(HeadLogits(execution_, {.hidden = rows,
-                                          .head = model_.weights().head,
-                                          .logit_scale = model_.config().logit_scale,
-                                          .logits = logits}));
-  return logits;
-}
-
-absl::Status Generation::ChooseAll(const Call& call, const TensorView& logits) {
+absl::Status Generation::ChooseAll(const CachedCall& call, const TensorView& logits) {
   std::vector<float> on_host(static_cast<size_t>(logits.size()));
-  RETURN_IF_ERROR(CopyToHost(execution_, logits, on_host.data()));
+  RETURN_IF_ERROR(CopyToHost(generator_.execution, logits, on_host.data()));
   const auto vocabulary = static_cast<size_t>(logits.row_size());
   for (size_t index = 0; index < call.slots.size(); ++index) {
     Choose(call.slots[index], absl::MakeConstSpan(on_host).subspan(index * vocabulary, vocabulary));
@@ -114,51 +79,37 @@ absl::Status Generation::Prefill(int64_t slot, const std::vector<int32_t>& promp
     return absl::InvalidArgumentError(
         absl::StrCat("prompt ", slot, " is empty; give at least one token"));
   const auto length = static_cast<int64_t>(prompt.size());
-  int64_t count = FirstPiece(model_.config(), length, options_.prefill_tokens);
+  int64_t count = FirstPiece(generator_.model.config(), length, options_.prefill_tokens);
   for (int64_t begin = 0; begin < length; begin += count) {
-    const ArenaScope scope(*execution_.arena);
+    const ArenaScope scope(arena());
     if (begin > 0) count = std::min(options_.prefill_tokens, length - begin);
-    ASSIGN_OR_RETURN(const Segment segment, cache_.NextSegment(slot, 0, count));
-    const Call call{{prompt.begin() + begin, prompt.begin() + begin + count}, {slot}, {segment}};
-    ASSIGN_OR_RETURN(const TensorView hidden, Forward(call));
+    CachedCall call;
+    RETURN_IF_ERROR(AddTokens(
+        cache_, slot,
+        absl::MakeConstSpan(prompt).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+        call));
+    ASSIGN_OR_RETURN(const TensorView hidden, HiddenStates(generator_, cache_, call));
     cache_.Advance(slot, count);
     if (begin + count < length) continue;
-    ASSIGN_OR_RETURN(const TensorView logits, Logits(hidden.Rows(count - 1, 1)));
+    ASSIGN_OR_RETURN(const TensorView logits, LogitsOf(generator_, hidden.Rows(count - 1, 1)));
     RETURN_IF_ERROR(ChooseAll(call, logits));
   }
   return absl::OkStatus();
 }
 
-// One token of each sequence: the same ops every time, in the same places of the arena.
-absl::Status Generation::Step(const Call& call) {
-  const ArenaScope scope(*execution_.arena);
-  const int64_t mark = execution_.arena->used_bytes();
-  TensorView logits;
-  RETURN_IF_ERROR(step_->Run([&]() -> absl::Status {
-    execution_.arena->RewindTo(mark);
-    ASSIGN_OR_RETURN(const TensorView hidden, Forward(call));
-    ASSIGN_OR_RETURN(logits, Logits(hidden));
-    return absl::OkStatus();
-  }));
-  for (const int64_t slot : call.slots) cache_.Advance(slot, 1);
-  return ChooseAll(call, logits);
-}
-
 absl::Status Generation::Run() {
   while (true) {
-    Call call;
+    CachedCall call;
     for (int64_t slot = 0; slot < cache_.slots(); ++slot) {
       const Generated& result = results_[static_cast<size_t>(slot)];
       if (result.stopped || static_cast<int64_t>(result.tokens.size()) >= options_.max_new_tokens)
         continue;
-      ASSIGN_OR_RETURN(const Segment segment,
-                       cache_.NextSegment(slot, static_cast<int64_t>(call.slots.size()), 1));
-      call.tokens.push_back(result.tokens.back());
-      call.slots.push_back(slot);
-      call.segments.push_back(segment);
+      RETURN_IF_ERROR(AddTokens(cache_, slot, absl::MakeConstSpan(&result.tokens.back(), 1), call));
     }
     if (call.slots.empty()) return absl::OkStatus();
-    RETURN_IF_ERROR(Step(call));
+    const ArenaScope scope(arena());
+    ASSIGN_OR_RETURN(const TensorView logits, Step(generator_, cache_, call, *step_));
+    RETURN_IF_ERROR(ChooseAll(call, logits));
   }
 }
 

@@ -10,10 +10,8 @@
 
 #include "absl/status/statusor.h"
 
-#include "kernels/base/execution_context.h"
-#include "kernels/device.h"
 #include "model/decode_cache.h"
-#include "model/transformer.h"
+#include "trainer/generate/cached_call.h"
 #include "trainer/generate/sampler.h"
 
 namespace salamander {
@@ -35,13 +33,6 @@ struct Generated {
 };
 
 using Prompts = std::vector<std::vector<int32_t>>;
-
-// The model that generates, on the session's device.
-struct Generator {
-  DeviceSession& session;
-  const ExecutionContext& execution;
-  const Transformer& model;
-};
 
 // Room for the prompts and what is added to each.
 absl::StatusOr<DecodeCache> CacheFor(const Generator& generator, const Prompts& prompts,
