@@ -42,6 +42,12 @@ class Replay {
   virtual absl::Status Run(const std::function<absl::Status()>& enqueue) = 0;
 };
 
+// The fastest that a device runs at; 0 where it does not say.
+struct DeviceClocks {
+  int64_t core_hertz = 0;
+  int64_t memory_hertz = 0;
+};
+
 class DeviceSession {
  public:
   // Fails where the build has no CUDA backend, where there is no such device, or where the device
@@ -53,6 +59,7 @@ class DeviceSession {
 
   virtual Device device() const = 0;
   virtual std::string name() const = 0;  // "NVIDIA H200", "CPU"
+  virtual DeviceClocks clocks() const { return {}; }
 
   // Scratch comes from `arena`, which was reserved from this session and outlives the context.
   virtual ExecutionContext Context(Arena& arena) = 0;

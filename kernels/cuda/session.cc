@@ -52,6 +52,10 @@ class Session : public DeviceSession {
 
   Device device() const override { return {DeviceKind::kCuda, index_}; }
   std::string name() const override { return runtime_->properties().name; }
+  DeviceClocks clocks() const override {
+    return {.core_hertz = Hertz(cudaDevAttrClockRate),
+            .memory_hertz = Hertz(cudaDevAttrMemoryClockRate)};
+  }
   ExecutionContext Context(Arena& arena) override {
     return {.device = device(),
             .arena = &arena,
@@ -98,6 +102,15 @@ class Session : public DeviceSession {
                                            int repetitions) override;
 
  private:
+  // Of an attribute in kilohertz; 0 where the driver does not tell.
+  int64_t Hertz(cudaDeviceAttr rate) const {
+    int kilohertz = 0;
+    if (cudaDeviceGetAttribute(&kilohertz, rate, index_) == cudaSuccess)
+      return int64_t{kilohertz} * 1000;
+    cudaGetLastError();
+    return 0;
+  }
+
   int index_;
   DeviceOptions options_;
   std::unique_ptr<Runtime> runtime_;
