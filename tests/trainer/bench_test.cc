@@ -1,16 +1,23 @@
-#include "trainer/bench/bench.h"
-
+#include <algorithm>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "tests/model/tiny_model.h"
-#include "trainer/bench/op_cases.h"
+#include "trainer/bench/cases/block_lists.h"
+#include "trainer/bench/cases/op_cases.h"
+#include "trainer/bench/op_bench.h"
+#include "trainer/bench/step_bench.h"
 
 namespace salamander {
 namespace {
+
+using testing::HasSubstr;
 
 // A hybrid whose every op is small, its sparse layers past their dense length.
 ModelConfig BenchedConfig() {
@@ -27,71 +34,112 @@ struct Bench {
   Ceilings ceilings{.flops_per_second = 1e12, .bytes_per_second = 1e11};
 
   BenchMemory memory() { return {*session, tensors, scratch}; }
+  RandomModel Model() { return *RandomModel::Create(BenchedConfig(), *session, scratch); }
 };
+
+absl::StatusOr<std::vector<BenchRow>> RunOps(Bench& bench, int64_t tokens,
+                                             const std::string& only) {
+  return BenchOps(
+      bench.memory(), bench.ceilings,
+      {.config = BenchedConfig(), .tokens = tokens, .only = *OnlyPattern(only), .repetitions = 2});
+}
 
 TEST(BenchTest, EveryCaseRunsAndGivesBackItsMemory) {
   Bench bench;
-  const auto rows =
-      BenchOps(bench.memory(), bench.ceilings,
-               {.config = BenchedConfig(), .tokens = 200, .only = "", .repetitions = 2});
+  const auto rows = RunOps(bench, 200, "");
   ASSERT_TRUE(rows.ok()) << rows.status().ToString();
-  EXPECT_EQ(rows->size(), OpCases(BenchedConfig(), 200).size());
+  EXPECT_EQ(rows->size(), OpCases(CaseStream::Of(BenchedConfig(), {200})).size());
   for (const BenchRow& row : *rows) {
     EXPECT_GT(row.seconds, 0) << row.name;
-    EXPECT_GT(row.flops + row.bytes, 0) << row.name;
+    EXPECT_GT(row.work.bytes, 0) << row.name;
     EXPECT_GT(row.share_of_ceiling, 0) << row.name;
   }
   EXPECT_EQ(bench.tensors.used_bytes(), 0);
   EXPECT_EQ(bench.scratch.used_bytes(), 0);
 }
 
+TEST(BenchTest, EveryCaseRunsOnRaggedDocuments) {
+  Bench bench;
+  const CaseStream stream = CaseStream::Of(BenchedConfig(), {1, 70, 9, 33});
+  const ExecutionContext context = bench.session->Context(bench.scratch);
+  for (const OpCase& op_case : OpCases(stream)) {
+    const ArenaScope scope(bench.tensors);
+    RandomTensors random(context, bench.tensors, DType::kFloat32);
+    const OpRun prepared = op_case.prepare(random);
+    ASSERT_TRUE(random.status().ok()) << op_case.name;
+    EXPECT_TRUE(prepared.run(context).ok()) << op_case.name;
+    EXPECT_FALSE(prepared.results.empty()) << op_case.name;
+  }
+}
+
 TEST(BenchTest, OnlyTheNamedOpsRun) {
   Bench bench;
-  const auto rows =
-      BenchOps(bench.memory(), bench.ceilings,
-               {.config = BenchedConfig(), .tokens = 64, .only = "^lightning", .repetitions = 1});
+  const auto rows = RunOps(bench, 64, "^lightning");
   ASSERT_TRUE(rows.ok());
   ASSERT_EQ(rows->size(), 2U);
   for (const BenchRow& row : *rows) EXPECT_EQ(row.name.rfind("lightning", 0), 0U) << row.name;
 }
 
+TEST(BenchTest, APatternThatIsNoneIsNamed) {
+  const absl::Status status = OnlyPattern("swiglu(").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("--only 'swiglu('"));
+}
+
 TEST(BenchTest, AStepRunsWhateverIsComputedAgain) {
+  Bench bench;
+  const RandomModel model = bench.Model();
   for (const Recomputation what :
        {Recomputation::kNone, Recomputation::kAttention, Recomputation::kFull}) {
-    Bench bench;
-    const auto row = BenchStep(bench.memory(), bench.ceilings,
-                               {.config = BenchedConfig(),
-                                .tokens = 200,
-                                .only = "",
-                                .repetitions = 1,
-                                .recomputation = what});
+    const auto row = BenchStep(bench.memory(), bench.ceilings, model,
+                               {.tokens = 200, .recomputation = what, .repetitions = 1});
     ASSERT_TRUE(row.ok()) << row.status().ToString();
-    EXPECT_GT(row->flops, 0);
+    EXPECT_GT(row->work.flops, 0);
+    EXPECT_EQ(row->work.tokens, 200);
     EXPECT_EQ(bench.tensors.used_bytes(), 0);
   }
 }
 
-TEST(CeilingsTest, TheProductShrinksToWhatTheArenaHas) {
-  const std::unique_ptr<DeviceSession> session = *DeviceSession::Open({});
-  for (const int64_t bytes : {int64_t{64} << 20, int64_t{4} << 20}) {
-    Arena arena = *session->Reserve(bytes);
-    const auto rate = MeasureProductRate(*session, session->Context(arena));
-    ASSERT_TRUE(rate.ok()) << rate.status();
-    EXPECT_GT(*rate, 0);
-    EXPECT_EQ(arena.used_bytes(), 0);
+TEST(BenchTest, MadeUpListsAscendAndHoldTheForcedBlocks) {
+  const SparseConfig sparse = TinySparseConfig();
+  const int64_t selected = sparse.selected_blocks();
+  const CaseStream stream = CaseStream::Of(BenchedConfig(), {90, 200});
+  for (const double shared : {0.0, 0.87, 1.0}) {
+    const std::vector<int32_t> lists = MadeUpBlockLists(sparse, stream.segments, 2, shared);
+    ASSERT_EQ(static_cast<int64_t>(lists.size()), 290 * 2 * selected);
+    for (int64_t row = 0; row < 290 * 2; ++row) {
+      const int64_t position = row / 2 < 90 ? row / 2 : row / 2 - 90;
+      const auto own = static_cast<int32_t>(position / sparse.block_size);
+      const auto begin = lists.begin() + row * selected;
+      const auto end = std::find(begin, begin + selected, -1);
+      ASSERT_TRUE(std::is_sorted(begin, end, std::less_equal<>())) << "row " << row;
+      ASSERT_EQ(*begin, 0);
+      ASSERT_EQ(*(end - 1), own);
+      ASSERT_EQ(end - begin, std::min<int64_t>(own + 1, selected)) << "row " << row;
+    }
   }
 }
 
-TEST(CeilingsTest, AnArenaTooSmallForAProductIsAnErrorAndNotTheEnd) {
-  const std::unique_ptr<DeviceSession> session = *DeviceSession::Open({});
-  Arena arena = *session->Reserve(int64_t{1} << 20);
-  const auto rate = MeasureProductRate(*session, session->Context(arena));
-  EXPECT_EQ(rate.status().code(), absl::StatusCode::kResourceExhausted) << rate.status();
-}
-
-TEST(BenchTest, TheMedianOfAnEvenNumberIsBetweenTheMiddleTwo) {
-  EXPECT_EQ(Median({3.0, 1.0, 2.0}), 2.0);
-  EXPECT_EQ(Median({4.0, 1.0, 2.0, 10.0}), 3.0);
+TEST(BenchTest, RowsComeAsJsonWithTheirOrigin) {
+  const Ceilings ceilings{.flops_per_second = 4.0, .bytes_per_second = 8.0};
+  const BenchRow row = RowOf("decode", "1 x 2", {.flops = 0.0, .bytes = 16.0, .tokens = 3.0},
+                             {5.0, 4.0, 3.0}, ceilings);
+  EXPECT_EQ(row.seconds, 4.0);
+  EXPECT_EQ(row.spread, 0.5);
+  EXPECT_EQ(row.share_of_ceiling, 0.5);
+  const auto json =
+      nlohmann::json::parse(JsonText({.device = "some GPU",
+                                      .clocks = {.core_hertz = 10, .memory_hertz = 20},
+                                      .commit = "abc",
+                                      .ceilings = ceilings},
+                                     {row}));
+  EXPECT_EQ(json["device"], "some GPU");
+  EXPECT_EQ(json["core_hertz"], 10);
+  EXPECT_EQ(json["memory_hertz"], 20);
+  EXPECT_EQ(json["commit"], "abc");
+  EXPECT_EQ(json["bytes_per_second"], 8.0);
+  EXPECT_EQ(json["rows"][0]["tokens"], 3.0);
+  EXPECT_EQ(json["rows"][0]["bytes"], 16.0);
 }
 
 }  // namespace

@@ -1,9 +1,6 @@
-#include "trainer/bench/bench.h"
-
 #include <iostream>
+#include <regex>
 #include <utility>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -11,15 +8,18 @@
 #include "data/storage/atomic_path.h"
 #include "kernels/base/status_macros.h"
 #include "model/conversion/transfer.h"
+#include "trainer/bench/op_bench.h"
+#include "trainer/bench/step_bench.h"
+#include "trainer/commands/build_commit.h"
 #include "trainer/commands/commands.h"
 #include "trainer/config/small_files.h"
-#include "trainer/report/table.h"
 #include "trainer/run/workspace.h"
 
 namespace salamander {
 namespace {
 
-// Shares of the device's free memory: the rest is the weights' of a whole step, and the libraries'.
+// Shares of the device's free memory. Of ops and steps: the rest is for the weights and gradients
+// of whole steps, and for libraries.
 constexpr double kTensorShare = 0.45;
 constexpr double kScratchShare = 0.3;
 
@@ -41,42 +41,102 @@ absl::StatusOr<Recomputation> RecomputationNamed(const std::string& name) {
       absl::StrCat("--recomputation ", name, "; expected none, attention or full"));
 }
 
-std::string FlopRate(double flops_per_second) {
-  return flops_per_second < 1e12 ? absl::StrFormat("%.1f GFLOP/s", flops_per_second * 1e-9)
-                                 : absl::StrFormat("%.1f TFLOP/s", flops_per_second * 1e-12);
+absl::StatusOr<Arena> ReserveShare(DeviceSession& session, double share) {
+  ASSIGN_OR_RETURN(const int64_t free_bytes, session.FreeBytes());
+  return session.ReserveScratch(static_cast<int64_t>(share * static_cast<double>(free_bytes)));
 }
 
-std::string Rate(const BenchRow& row) {
-  return row.flops > 0 ? FlopRate(row.flops / row.seconds)
-                       : absl::StrFormat("%.1f GB/s", row.bytes / row.seconds * 1e-9);
-}
+// The command's options, read and checked.
+class Bench {
+ public:
+  static absl::StatusOr<Bench> Create(const BenchCommand& command);
 
-std::string TableText(const std::vector<BenchRow>& rows) {
-  Table table({"op", "shape", "us", "spread", "rate", "of ceiling"});
-  for (const BenchRow& row : rows) {
-    table.AddRow({row.name, row.shape, absl::StrFormat("%.1f", row.seconds * 1e6),
-                  absl::StrFormat("%.0f %%", 100 * row.spread), Rate(row),
-                  absl::StrFormat("%.0f %%", 100 * row.share_of_ceiling)});
+  absl::Status Run(DeviceSession& session);
+
+ private:
+  Bench(const BenchCommand& command, ModelConfig config, std::regex only,
+        Recomputation recomputation)
+      : command_(command),
+        config_(std::move(config)),
+        only_(std::move(only)),
+        recomputation_(recomputation) {}
+
+  absl::Status TimeTraining(DeviceSession& session);
+  absl::Status TimeOps(const BenchMemory& memory);
+  absl::Status TimeSteps(const BenchMemory& memory);
+  std::vector<int64_t> Lengths(const DeviceSession& session) const;
+  void Add(const std::vector<BenchRow>& rows) {
+    rows_.insert(rows_.end(), rows.begin(), rows.end());
   }
-  return table.Text();
+
+  const BenchCommand& command_;
+  ModelConfig config_;
+  std::regex only_;
+  Recomputation recomputation_;
+  Ceilings ceilings_;
+  std::vector<BenchRow> rows_;
+};
+
+absl::StatusOr<Bench> Bench::Create(const BenchCommand& command) {
+  ASSIGN_OR_RETURN(std::regex only, OnlyPattern(command.only));
+  ASSIGN_OR_RETURN(ModelConfig config, BenchModel(command));
+  ASSIGN_OR_RETURN(const Recomputation recomputation, RecomputationNamed(command.recomputation));
+  return Bench(command, std::move(config), std::move(only), recomputation);
 }
 
-std::string JsonOf(const std::string& device, const Ceilings& ceilings,
-                   const std::vector<BenchRow>& rows) {
-  nlohmann::ordered_json json = {{"device", device},
-                                 {"flops_per_second", ceilings.flops_per_second},
-                                 {"bytes_per_second", ceilings.bytes_per_second},
-                                 {"rows", nlohmann::ordered_json::array()}};
-  for (const BenchRow& row : rows) {
-    json["rows"].push_back({{"name", row.name},
-                            {"shape", row.shape},
-                            {"seconds", row.seconds},
-                            {"spread", row.spread},
-                            {"flops", row.flops},
-                            {"bytes", row.bytes},
-                            {"share_of_ceiling", row.share_of_ceiling}});
+std::vector<int64_t> Bench::Lengths(const DeviceSession& session) const {
+  if (!command_.tokens.empty()) return command_.tokens;
+  return {session.device().kind == DeviceKind::kCuda ? int64_t{32} << 10 : int64_t{1} << 10};
+}
+
+absl::Status Bench::TimeOps(const BenchMemory& memory) {
+  for (const int64_t tokens : Lengths(memory.session)) {
+    ASSIGN_OR_RETURN(const std::vector<BenchRow> rows,
+                     BenchOps(memory, ceilings_,
+                              {.config = config_,
+                               .tokens = tokens,
+                               .only = only_,
+                               .repetitions = command_.repetitions}));
+    Add(rows);
   }
-  return json.dump(1) + "\n";
+  return absl::OkStatus();
+}
+
+absl::Status Bench::TimeSteps(const BenchMemory& memory) {
+  ASSIGN_OR_RETURN(const RandomModel model,
+                   RandomModel::Create(config_, memory.session, memory.scratch));
+  for (const int64_t tokens : Lengths(memory.session)) {
+    ASSIGN_OR_RETURN(const BenchRow row, BenchStep(memory, ceilings_, model,
+                                                   {.tokens = tokens,
+                                                    .recomputation = recomputation_,
+                                                    .repetitions = command_.repetitions}));
+    Add({row});
+  }
+  return absl::OkStatus();
+}
+
+// Ceilings, ops and whole steps.
+absl::Status Bench::TimeTraining(DeviceSession& session) {
+  ASSIGN_OR_RETURN(Arena tensors, ReserveShare(session, kTensorShare));
+  ASSIGN_OR_RETURN(Arena scratch, ReserveShare(session, kScratchShare / (1.0 - kTensorShare)));
+  const BenchMemory memory{session, tensors, scratch};
+  ASSIGN_OR_RETURN(ceilings_, MeasureCeilings(session, tensors, scratch));
+  std::cout << absl::StrFormat("%s: matrix product %s, copy %.0f GB/s\n", session.name(),
+                               FlopRateText(ceilings_.flops_per_second),
+                               ceilings_.bytes_per_second * 1e-9);
+  if (command_.ops) RETURN_IF_ERROR(TimeOps(memory));
+  return command_.step ? TimeSteps(memory) : absl::OkStatus();
+}
+
+absl::Status Bench::Run(DeviceSession& session) {
+  RETURN_IF_ERROR(TimeTraining(session));
+  std::cout << TableText(rows_);
+  if (command_.json.empty()) return absl::OkStatus();
+  const BenchOrigin origin{.device = session.name(),
+                           .clocks = session.clocks(),
+                           .commit = std::string(BuildCommit()),
+                           .ceilings = ceilings_};
+  return WriteFileAtomically(command_.json, JsonText(origin, rows_));
 }
 
 }  // namespace
@@ -87,39 +147,9 @@ absl::Status RunBench(const BenchCommand& command, Communicator& world) {
                                                    " ranks; it times one device, start it "
                                                    "without mpirun"));
   }
-  ASSIGN_OR_RETURN(const ModelConfig config, BenchModel(command));
-  ASSIGN_OR_RETURN(const Recomputation recomputation, RecomputationNamed(command.recomputation));
+  ASSIGN_OR_RETURN(Bench bench, Bench::Create(command));
   ASSIGN_OR_RETURN(const auto session, OpenDevice(command.device, world));
-  ASSIGN_OR_RETURN(const int64_t free_bytes, session->FreeBytes());
-  const auto share = [&](double part) {
-    return static_cast<int64_t>(part * static_cast<double>(free_bytes));
-  };
-  ASSIGN_OR_RETURN(Arena tensors, session->Reserve(share(kTensorShare)));
-  ASSIGN_OR_RETURN(Arena scratch, session->Reserve(share(kScratchShare)));
-  const BenchMemory memory{*session, tensors, scratch};
-
-  ASSIGN_OR_RETURN(const Ceilings ceilings, MeasureCeilings(*session, tensors, scratch));
-  std::cout << absl::StrFormat("%s: matrix product %s, copy %.0f GB/s\n", session->name(),
-                               FlopRate(ceilings.flops_per_second),
-                               ceilings.bytes_per_second * 1e-9);
-  std::vector<BenchRow> rows;
-  std::vector<int64_t> lengths = command.tokens;
-  if (lengths.empty())
-    lengths = {session->device().kind == DeviceKind::kCuda ? int64_t{32} << 10 : int64_t{1} << 10};
-  for (const int64_t tokens : lengths) {
-    const BenchOptions options{config, tokens, command.only, command.repetitions, recomputation};
-    if (command.ops) {
-      ASSIGN_OR_RETURN(std::vector<BenchRow> of_ops, BenchOps(memory, ceilings, options));
-      rows.insert(rows.end(), of_ops.begin(), of_ops.end());
-    }
-    if (command.step) {
-      ASSIGN_OR_RETURN(BenchRow row, BenchStep(memory, ceilings, options));
-      rows.push_back(std::move(row));
-    }
-  }
-  std::cout << TableText(rows);
-  if (command.json.empty()) return absl::OkStatus();
-  return WriteFileAtomically(command.json, JsonOf(session->name(), ceilings, rows));
+  return bench.Run(*session);
 }
 
 }  // namespace salamander

@@ -13,7 +13,7 @@
 #include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
 #include "model/parallel/parallel_context.h"
-#include "trainer/bench/ceilings.h"
+#include "trainer/ceilings/ceilings.h"
 #include "trainer/evaluate/recall_report.h"
 #include "trainer/report/metrics_log.h"
 #include "trainer/report/progress_display.h"

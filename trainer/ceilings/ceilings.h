@@ -1,6 +1,8 @@
 // What the machine can do at most, measured in the same run as what is judged by it.
-#ifndef TRAINER_BENCH_CEILINGS_H_
-#define TRAINER_BENCH_CEILINGS_H_
+#ifndef TRAINER_CEILINGS_CEILINGS_H_
+#define TRAINER_CEILINGS_CEILINGS_H_
+
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -26,4 +28,4 @@ double Median(std::vector<double> values);
 
 }  // namespace salamander
 
-#endif  // TRAINER_BENCH_CEILINGS_H_
+#endif  // TRAINER_CEILINGS_CEILINGS_H_

@@ -1,13 +1,14 @@
-#include "trainer/bench/ceilings.h"
+#include "trainer/ceilings/ceilings.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/status_macros.h"
 #include "kernels/linear.h"
 #include "kernels/memory.h"
-#include "trainer/bench/op_cases.h"
+#include "trainer/ceilings/random_tensors.h"
 
 namespace salamander {
 namespace {
@@ -28,12 +29,13 @@ Sizes SizesFor(const Device& device) {
 // Below it a product measures the latency of its launch and its memory.
 constexpr int64_t kSmallestProduct = 512;
 
-// The largest square product, up to one that fills the device, of which the arena holds three.
+// The largest square product, up to one that fills the device, whose three matrices the arena holds
+// and what is staged to fill one of them.
 absl::StatusOr<int64_t> ProductFor(const DeviceSession& session, const Arena& arena) {
   const int64_t left = arena.capacity_bytes() - arena.used_bytes();
   const auto element = static_cast<int64_t>(SizeOf(session.activation_dtype()));
   for (int64_t size = SizesFor(session.device()).product; size >= kSmallestProduct; size /= 2) {
-    if (3 * size * size * element <= left) return size;
+    if (4 * size * size * element <= left) return size;
   }
   return absl::ResourceExhaustedError(
       absl::StrCat("the rate of matrix products on ", session.name(), " cannot be measured in ",
@@ -51,7 +53,7 @@ double Median(std::vector<double> values) {
 absl::StatusOr<double> MeasureProductRate(DeviceSession& session, const ExecutionContext& context) {
   const ArenaScope scope(*context.arena);
   ASSIGN_OR_RETURN(const int64_t size, ProductFor(session, *context.arena));
-  CaseTensors made(context, *context.arena, session.activation_dtype());
+  RandomTensors made(context, *context.arena, session.activation_dtype());
   const LinearForwardArgs product{.input = made.Activation({size, size}),
                                   .weight = made.Activation({size, size}),
                                   .output = made.Activation({size, size})};
@@ -68,7 +70,7 @@ absl::StatusOr<Ceilings> MeasureCeilings(DeviceSession& session, Arena& tensors,
   ASSIGN_OR_RETURN(ceilings.flops_per_second, MeasureProductRate(session, context));
   const int64_t bytes = SizesFor(session.device()).copy_bytes;
   const ArenaScope scope(tensors);
-  CaseTensors made(context, tensors, session.activation_dtype());
+  RandomTensors made(context, tensors, session.activation_dtype());
   const TensorView source = made.Zeros(DType::kFloat32, {bytes / 4});
   const TensorView destination = made.Zeros(DType::kFloat32, {bytes / 4});
   RETURN_IF_ERROR(made.status());
