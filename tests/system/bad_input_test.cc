@@ -213,6 +213,17 @@ TEST_F(BadInputTest, MissingFilesAndModelShapesThatCannotBe) {
                       {"work/shape.yaml", "kv_heads is 3", "divisor"});
 }
 
+TEST_F(BadInputTest, BenchesThatCannotBeRunOrWrittenDown) {
+  const auto bench = [](const std::vector<std::string>& options) {
+    std::vector<std::string> arguments = {"bench", "--model", "model.yaml", "--keep", "0"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    return arguments;
+  };
+  ExpectRefused(bench({"--layers", "100"}), {"--layers 100", "model.yaml has 4"});
+  ExpectRefused(bench({"--only", "swiglu("}), {"--only 'swiglu('", "regular expression"});
+  ExpectRefused(bench({"--json", "nowhere/bench.json"}), {"nowhere/bench.json", "No such file"});
+}
+
 TEST_F(BadInputTest, WrongOverrides) {
   ExpectRefused({"train", "base.yaml", "--set", "sed=2"}, {"--set sed=2", "did you mean seed?"});
   ExpectRefused({"train", "base.yaml", "--set", "stages[7].tokens=1K"},

@@ -14,8 +14,8 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr const char* kCommands[] = {"tokenize", "import",   "convert", "train",  "select",
-                                     "evaluate", "generate", "export",  "inspect"};
+constexpr const char* kCommands[] = {"tokenize", "import",   "convert", "train",   "select",
+                                     "evaluate", "generate", "export",  "inspect", "bench"};
 
 Outcome RunWith(const std::vector<std::string>& arguments, int ranks = 1) {
   return RunProgram({.arguments = arguments, .directory = "/", .ranks = ranks});

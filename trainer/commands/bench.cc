@@ -26,6 +26,11 @@ constexpr double kScratchShare = 0.3;
 // The dense model of the file cut to so many layers, and the hybrid that keeps some of them.
 absl::StatusOr<ModelConfig> BenchModel(const BenchCommand& command) {
   ASSIGN_OR_RETURN(ModelConfig config, ReadModelShape(command.model));
+  if (command.layers > config.layer_count()) {
+    return absl::InvalidArgumentError(absl::StrCat("--layers ", command.layers, ": ", command.model,
+                                                   " has ", config.layer_count(),
+                                                   "; expected at most so many, or 0 for all"));
+  }
   if (command.layers > 0) config.layers.resize(static_cast<size_t>(command.layers));
   RETURN_IF_ERROR(Annotate(config.Validate(), command.model));
   ASSIGN_OR_RETURN(const ModelConfig candidates, CandidateConfig(config));
@@ -147,6 +152,8 @@ absl::Status RunBench(const BenchCommand& command, Communicator& world) {
                                                    " ranks; it times one device, start it "
                                                    "without mpirun"));
   }
+  // A bench takes long: a file that cannot be written is told of before.
+  if (!command.json.empty()) RETURN_IF_ERROR(AtomicFile::Begin(command.json).status());
   ASSIGN_OR_RETURN(Bench bench, Bench::Create(command));
   ASSIGN_OR_RETURN(const auto session, OpenDevice(command.device, world));
   return bench.Run(*session);
