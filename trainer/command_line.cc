@@ -255,18 +255,27 @@ class CommandLine {
 
   void AddBench() {
     auto [command, options] = Add<BenchCommand>(
-        "bench", "Time the ops and whole steps against this machine's own ceilings",
-        "bench --tokens 32768 --only 'lightning|dense' --no-step", RunBench);
+        "bench", "Time ops, whole steps and generation against this machine's own ceilings",
+        "bench --tokens 32768 --only 'lightning|dense' --no-step --decode 32768", RunBench);
     command->add_option("--model", options->model, "a dense model's shape")->capture_default_str();
     command->add_option("--layers", options->layers, "so many of its layers; 0: all")
         ->check(AtLeast(0))
         ->capture_default_str();
-    command->add_option("--keep", options->keep, "layers that stay softmax")->capture_default_str();
+    command->add_option("--keep", options->keep, "layers that stay softmax; all: the model itself")
+        ->capture_default_str();
+    command->add_flag("--sparse", options->sparse, "with sparse attention in those layers");
     command->add_option("--tokens", options->tokens, "lengths; the default fits the device")
         ->check(AtLeast(1));
     command->add_option("--only", options->only, "ops whose name matches this");
     command->add_flag("!--no-ops", options->ops, "leave the ops out");
     command->add_flag("!--no-step", options->step, "leave whole steps out");
+    command->add_option("--decode", options->decode, "also steps of generation at these lengths")
+        ->check(AtLeast(1));
+    command->add_option("--decode-batch", options->decode_batch, "sequences in such a step")
+        ->check(AtLeast(1))
+        ->capture_default_str();
+    command->add_option("--prefill", options->prefill, "also prompts of these lengths")
+        ->check(AtLeast(1));
     command->add_option("--recomputation", options->recomputation, "none, attention or full")
         ->capture_default_str();
     command->add_option("--repetitions", options->repetitions, "timed runs of each")

@@ -11,6 +11,7 @@
 #include "tests/model/tiny_model.h"
 #include "trainer/bench/cases/block_lists.h"
 #include "trainer/bench/cases/op_cases.h"
+#include "trainer/bench/generation_bench.h"
 #include "trainer/bench/op_bench.h"
 #include "trainer/bench/step_bench.h"
 
@@ -98,6 +99,57 @@ TEST(BenchTest, AStepRunsWhateverIsComputedAgain) {
     EXPECT_EQ(row->work.tokens, 200);
     EXPECT_EQ(bench.tensors.used_bytes(), 0);
   }
+}
+
+TEST(BenchTest, DecodingIsTimedOpByOpAndReplayed) {
+  Bench bench;
+  const RandomModel model = bench.Model();
+  const ExecutionContext context = bench.session->Context(bench.scratch);
+  const auto rows = BenchDecode({*bench.session, context, model.transformer()}, bench.ceilings,
+                                {.sequences = 3, .length = 100, .steps = 2});
+  ASSERT_TRUE(rows.ok()) << rows.status().ToString();
+  ASSERT_EQ(rows->size(), 2U);
+  EXPECT_EQ((*rows)[0].name, "decode, op by op");
+  EXPECT_EQ((*rows)[1].name, "decode, replayed");
+  for (const BenchRow& row : *rows) {
+    EXPECT_GT(row.seconds, 0);
+    EXPECT_EQ(row.work.tokens, 3);
+    EXPECT_EQ(row.work.bytes, DecodeStepBytes(BenchedConfig(), DType::kFloat32, 3, 100));
+  }
+  EXPECT_EQ(bench.scratch.used_bytes(), 0);
+}
+
+TEST(BenchTest, AStepReadsItsWeightsOnceAndItsKeysForEverySequence) {
+  // Width 16, 4 heads of 8 with 2 KV heads, vocabulary 24.
+  const ModelConfig dense = TinyDenseConfig(1);
+  const double weights = static_cast<double>(ParameterLayout(dense).parameter_count() - 24 * 16);
+  EXPECT_EQ(DecodeStepBytes(dense, DType::kBFloat16, 5, 99),
+            2 * weights + 5.0 * (2 * 100 * 2 * 8) * 2);
+}
+
+TEST(BenchTest, AStepReadsSelectedAndPooledKeysWhereAttentionIsSparse) {
+  ModelConfig sparse = BenchedConfig();
+  sparse.softmax.sparse.dense_length = 64;
+  ModelConfig dense = sparse;
+  dense.softmax.use_sparse = false;
+  const auto bytes = [](const ModelConfig& config, int64_t length) {
+    return DecodeStepBytes(config, DType::kFloat32, 1, length);
+  };
+  EXPECT_LT(bytes(sparse, 100000), bytes(dense, 100000));
+  const int64_t short_of_sparse = sparse.softmax.sparse.dense_length - 2;
+  EXPECT_EQ(bytes(sparse, short_of_sparse), bytes(dense, short_of_sparse));
+}
+
+TEST(BenchTest, APromptRuns) {
+  Bench bench;
+  const RandomModel model = bench.Model();
+  const ExecutionContext context = bench.session->Context(bench.scratch);
+  const auto row =
+      BenchPrefill({*bench.session, context, model.transformer()}, bench.ceilings, 150, 2);
+  ASSERT_TRUE(row.ok()) << row.status().ToString();
+  EXPECT_GT(row->seconds, 0);
+  EXPECT_EQ(row->work.tokens, 150);
+  EXPECT_EQ(bench.scratch.used_bytes(), 0);
 }
 
 TEST(BenchTest, MadeUpListsAscendAndHoldTheForcedBlocks) {

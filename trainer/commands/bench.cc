@@ -8,6 +8,7 @@
 #include "data/storage/atomic_path.h"
 #include "kernels/base/status_macros.h"
 #include "model/conversion/transfer.h"
+#include "trainer/bench/generation_bench.h"
 #include "trainer/bench/op_bench.h"
 #include "trainer/bench/step_bench.h"
 #include "trainer/commands/build_commit.h"
@@ -22,8 +23,13 @@ namespace {
 // of whole steps, and for libraries.
 constexpr double kTensorShare = 0.45;
 constexpr double kScratchShare = 0.3;
+// Of generation, which needs the memory for weights and caches.
+constexpr double kGenerationScratchShare = 0.06;
 
-// The dense model of the file cut to so many layers, and the hybrid that keeps some of them.
+// A repetition of an op is so many steps of a generation: they are short and there is no flush.
+constexpr int kDecodeStepsARepetition = 10;
+
+// The dense model of the file cut to so many layers, or the hybrid that keeps some of them.
 absl::StatusOr<ModelConfig> BenchModel(const BenchCommand& command) {
   ASSIGN_OR_RETURN(ModelConfig config, ReadModelShape(command.model));
   if (command.layers > config.layer_count()) {
@@ -33,9 +39,14 @@ absl::StatusOr<ModelConfig> BenchModel(const BenchCommand& command) {
   }
   if (command.layers > 0) config.layers.resize(static_cast<size_t>(command.layers));
   RETURN_IF_ERROR(Annotate(config.Validate(), command.model));
-  ASSIGN_OR_RETURN(const ModelConfig candidates, CandidateConfig(config));
-  ASSIGN_OR_RETURN(const KeptLayers kept, ReadKeptLayers(command.keep));
-  return HybridConfig(candidates, kept.layers, {});
+  if (command.keep != "all") {
+    ASSIGN_OR_RETURN(const ModelConfig candidates, CandidateConfig(config));
+    ASSIGN_OR_RETURN(const KeptLayers kept, ReadKeptLayers(command.keep));
+    ASSIGN_OR_RETURN(config, HybridConfig(candidates, kept.layers, {}));
+  }
+  if (command.sparse) config.softmax.use_sparse = true;
+  RETURN_IF_ERROR(Annotate(config.Validate(), command.model));
+  return config;
 }
 
 absl::StatusOr<Recomputation> RecomputationNamed(const std::string& name) {
@@ -69,6 +80,8 @@ class Bench {
   absl::Status TimeTraining(DeviceSession& session);
   absl::Status TimeOps(const BenchMemory& memory);
   absl::Status TimeSteps(const BenchMemory& memory);
+  absl::Status TimeGeneration(DeviceSession& session);
+  absl::Status TimeDecoding(const Generator& generator);
   std::vector<int64_t> Lengths(const DeviceSession& session) const;
   void Add(const std::vector<BenchRow>& rows) {
     rows_.insert(rows_.end(), rows.begin(), rows.end());
@@ -133,8 +146,43 @@ absl::Status Bench::TimeTraining(DeviceSession& session) {
   return command_.step ? TimeSteps(memory) : absl::OkStatus();
 }
 
+// What does not fit the device is told of and left out: the other rows count none the less.
+absl::Status Bench::TimeDecoding(const Generator& generator) {
+  for (const int64_t length : command_.decode) {
+    for (const int64_t sequences : command_.decode_batch) {
+      const auto rows = BenchDecode(generator, ceilings_,
+                                    {.sequences = sequences,
+                                     .length = length,
+                                     .steps = kDecodeStepsARepetition * command_.repetitions});
+      if (absl::IsResourceExhausted(rows.status())) {
+        std::cout << absl::StrFormat("decode of %d x %d tokens is left out: %s\n", sequences,
+                                     length, rows.status().message());
+        continue;
+      }
+      RETURN_IF_ERROR(rows.status());
+      Add(*rows);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Bench::TimeGeneration(DeviceSession& session) {
+  if (command_.decode.empty() && command_.prefill.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(Arena scratch, ReserveShare(session, kGenerationScratchShare));
+  ASSIGN_OR_RETURN(const RandomModel model, RandomModel::Create(config_, session, scratch));
+  const ExecutionContext execution = session.Context(scratch);
+  const Generator generator{session, execution, model.transformer()};
+  for (const int64_t length : command_.prefill) {
+    ASSIGN_OR_RETURN(const BenchRow row,
+                     BenchPrefill(generator, ceilings_, length, command_.repetitions));
+    Add({row});
+  }
+  return TimeDecoding(generator);
+}
+
 absl::Status Bench::Run(DeviceSession& session) {
   RETURN_IF_ERROR(TimeTraining(session));
+  RETURN_IF_ERROR(TimeGeneration(session));
   std::cout << TableText(rows_);
   if (command_.json.empty()) return absl::OkStatus();
   const BenchOrigin origin{.device = session.name(),

@@ -99,11 +99,15 @@ absl::Status RunEvaluate(const EvaluateCommand& command, Communicator& world);
 struct BenchCommand {
   std::string model = "configs/models/minicpm4_8b.yaml";  // a dense model's shape, and
   int64_t layers = 8;                                     // so many layers of it, of which
-  std::string keep = "0,7";                               // these stay softmax
+  std::string keep = "0,7";                               // these stay softmax, or "all"
+  bool sparse = false;                                    // those with sparse attention
   std::vector<int64_t> tokens;                            // empty: 32K on CUDA, 1K on the CPU
   bool ops = true;
   bool step = true;
-  std::string only;  // ops whose name matches this regular expression
+  std::vector<int64_t> decode;                 // context lengths to take steps at
+  std::vector<int64_t> decode_batch = {1, 8};  // sequences that step together
+  std::vector<int64_t> prefill;                // lengths of prompts
+  std::string only;                            // ops whose name matches this regular expression
   std::string recomputation = "none";
   int repetitions = 10;
   std::string json;
