@@ -21,11 +21,13 @@ OpRun AdamWCase(const CaseShape& shape, RandomTensors& random) {
   std::vector<AdamWTensor> tensors;
   OpRun run;
   for (int64_t index = 0; index < count; ++index) {
+    // Made on every device, so that what follows has the same values.
+    const TensorView rounded = random.Activation({rows, width});
     tensors.push_back({.weight = fp32(),
                        .gradient = fp32(),
                        .first_moment = fp32(),
                        .second_moment = fp32(),
-                       .rounded = rounds ? random.Activation({rows, width}) : TensorView(),
+                       .rounded = rounds ? rounded : TensorView(),
                        .learning_rate = 1e-6,
                        .weight_decay = 0.1});
     const AdamWTensor& made = tensors.back();
