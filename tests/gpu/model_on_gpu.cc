@@ -186,7 +186,7 @@ Outcome RunModel(const PlacedModel& model, const Objective& objective, const Pac
   const ModelTensors views = BindTensors(model.config(), model.layout(), gradients);
   const TensorView loss_sum = execution.arena->Tensor(DType::kFloat64, {1});
   CheckOk(Zero(execution, loss_sum));
-  const auto accumulate = [&] {
+  const auto accumulate = [&, &execution = execution] {
     return objective.Accumulate({.execution = execution,
                                  .stream = stream,
                                  .gradient_scale = 1.0 / row_weights,

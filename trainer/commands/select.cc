@@ -59,6 +59,10 @@ absl::StatusOr<ScoreTable> MeasureLayers(const SelectionConfig& config, DeviceSe
   RETURN_IF_ERROR(AgreeOnStatus(world, inputs.status()));
   RETURN_IF_ERROR(workspace.ReserveArena(world));
   const auto& [checkpoint, model, held_out, recall] = *inputs;
+  const StreamAt held_out_at = [&held_out = held_out](int64_t index) {
+    return held_out->Sequence(index);
+  };
+  const StreamAt recall_at = [&recall = recall](int64_t index) { return recall->Sample(index); };
 
   ScoreTable table;
   const auto layers = static_cast<size_t>(model.config().layer_count());
@@ -73,14 +77,9 @@ absl::StatusOr<ScoreTable> MeasureLayers(const SelectionConfig& config, DeviceSe
                         .model = model.transformer(),
                         .use_candidate = absl::MakeConstSpan(swapped.get(), layers)};
     const int64_t count = std::min(config.sequences, held_out->size());
-    ASSIGN_OR_RETURN(
-        const TokenScores common,
-        ScoreStreams(
-            scored, [&](int64_t index) { return held_out->Sequence(index); }, count, world));
-    ASSIGN_OR_RETURN(
-        const TokenScores answers,
-        ScoreStreams(
-            scored, [&](int64_t index) { return recall->Sample(index); }, recall->size(), world));
+    ASSIGN_OR_RETURN(const TokenScores common, ScoreStreams(scored, held_out_at, count, world));
+    ASSIGN_OR_RETURN(const TokenScores answers,
+                     ScoreStreams(scored, recall_at, recall->size(), world));
     table.push_back({.recall = answers.probability(), .common = common.probability()});
     LogInfo(absl::StrCat("layer ", layer, " swapped: recall ", Short(table.back().recall),
                          ", common ", Short(table.back().common)));
