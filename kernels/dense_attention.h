@@ -41,9 +41,9 @@ struct DenseAttentionBackwardArgs {
 };
 
 // Deterministic: key gradients are summed over query heads and query rows in a fixed order. The
-// exception is dq where cuDNN computes it (CUDA, sm_90, documents of 128 tokens and more, head_dim
-// 64 or 128): the order of its fp32 sums over keys, and so the last bit of dq, may change from run
-// to run. In a deterministic context cuDNN computes no gradients.
+// exception is dq where cuDNN computes it (CUDA, sm_90 and sm_100, documents of 128 tokens and
+// more, head_dim 64 or 128): the order of its fp32 sums over keys, and so the last bit of dq, may
+// change from run to run. In a deterministic context cuDNN computes no gradients.
 absl::Status DenseAttentionForward(const ExecutionContext& context,
                                    const DenseAttentionForwardArgs& args);
 absl::Status DenseAttentionBackward(const ExecutionContext& context,
