@@ -1,7 +1,9 @@
+#include <string_view>
+
 #include "absl/strings/str_cat.h"
 
 #include "kernels/cuda/architectures.h"
-#include "kernels/cuda/status.h"
+#include "kernels/cuda/queue/status.h"
 
 namespace salamander::cuda {
 namespace {
@@ -23,6 +25,11 @@ absl::Status CheckArchitecture(const cudaDeviceProp& properties) {
   }
   RETURN_IF_CUDA_ERROR(error);
   return absl::OkStatus();
+}
+
+bool HasWarpgroups(const cudaDeviceProp& properties) {
+  constexpr std::string_view kBuilt = SALAMANDER_CUDA_ARCHITECTURES;
+  return properties.major == 9 && kBuilt.find("90a") != std::string_view::npos;
 }
 
 }  // namespace salamander::cuda

@@ -11,7 +11,7 @@
 #include <array>
 #include <memory>
 
-#include "kernels/cuda/graph_recording.h"
+#include "kernels/cuda/queue/graph_recording.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/device.h"
 

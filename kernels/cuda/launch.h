@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 
 #include "kernels/base/execution_context.h"
-#include "kernels/cuda/queue.h"
+#include "kernels/cuda/queue/queue.h"
 #include "kernels/cuda/runtime.h"
 
 namespace salamander::cuda {

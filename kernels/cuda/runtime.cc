@@ -5,10 +5,10 @@
 #include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/architectures.h"
-#include "kernels/cuda/cudnn_attention.h"
-#include "kernels/cuda/products.h"
+#include "kernels/cuda/attention/cudnn_attention.h"
+#include "kernels/cuda/linear/products.h"
+#include "kernels/cuda/queue/status.h"
 #include "kernels/cuda/requirements.h"
-#include "kernels/cuda/status.h"
 
 namespace salamander::cuda {
 namespace {
@@ -24,7 +24,8 @@ absl::Status StatusOf(const Fault& fault) {
 
 }  // namespace
 
-Runtime::Runtime(const cudaDeviceProp& properties) : properties_(properties) {}
+Runtime::Runtime(const cudaDeviceProp& properties)
+    : properties_(properties), has_warpgroups_(HasWarpgroups(properties)) {}
 
 absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(int index) {
   cudaDeviceProp properties;

@@ -15,14 +15,14 @@
 
 #include "kernels/base/execution_context.h"
 #include "kernels/base/segments.h"
-#include "kernels/cuda/fault.h"
-#include "kernels/cuda/queue.h"
-#include "kernels/cuda/stream_queue.h"
+#include "kernels/cuda/queue/fault.h"
+#include "kernels/cuda/queue/queue.h"
+#include "kernels/cuda/queue/stream_queue.h"
 
 namespace salamander::cuda {
 
-class CudnnAttention;  // kernels/cuda/cudnn_attention.h: dense attention by cuDNN
-class Products;        // kernels/cuda/products.h: matrix products by cuBLASLt
+class CudnnAttention;  // kernels/cuda/attention/cudnn_attention.h: dense attention by cuDNN
+class Products;        // kernels/cuda/linear/products.h: matrix products by cuBLASLt
 
 class Runtime {
  public:
@@ -35,7 +35,7 @@ class Runtime {
   cudaStream_t stream() const { return stream_; }
   const cudaDeviceProp& properties() const { return properties_; }
   int multiprocessors() const { return properties_.multiProcessorCount; }
-  bool is_hopper() const { return properties_.major == 9; }
+  bool has_warpgroups() const { return has_warpgroups_; }  // kernels of warpgroup.cuh may run
   Products& products() { return *products_; }
   CudnnAttention* cudnn_attention();       // opened when first asked for; null where there is none
   Fault* fault() const { return fault_; }  // device memory, for kernels
@@ -76,6 +76,7 @@ class Runtime {
   absl::Status AllowSharedMemory(const KernelLaunch& launch);
 
   cudaDeviceProp properties_;
+  bool has_warpgroups_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<StreamQueue> stream_queue_;
   Queue* queue_ = nullptr;

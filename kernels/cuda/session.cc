@@ -6,10 +6,10 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/graph_replay.h"
-#include "kernels/cuda/planning_queue.h"
+#include "kernels/cuda/queue/planning_queue.h"
+#include "kernels/cuda/queue/status.h"
 #include "kernels/cuda/requirements.h"
 #include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 
 namespace salamander::cuda {
 namespace {

@@ -3,8 +3,8 @@
 #include <cuda_runtime.h>
 
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/queue/status.h"
 #include "kernels/cuda/runtime.h"
-#include "kernels/cuda/status.h"
 
 namespace salamander::cuda {
 

@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/cuda/block_attention.h"
+#include "kernels/cuda/attention/block_attention.h"
 #include "tests/gpu/long_attention.h"
 
 namespace salamander {

@@ -6,7 +6,7 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/cuda/block_attention.h"
+#include "kernels/cuda/attention/block_attention.h"
 #include "kernels/sparse_attention.h"
 #include "tests/gpu/long_attention.h"
 

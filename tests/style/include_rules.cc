@@ -18,6 +18,7 @@ struct FolderRule {
 const std::array kFolderRules = {
     FolderRule{"kernels", {"kernels"}},
     FolderRule{"kernels/base", {"kernels/base"}},
+    FolderRule{"kernels/cuda/queue", {"kernels/cuda/queue", "kernels/base"}},
     FolderRule{"data", {"data", "kernels/base"}},
     FolderRule{"data/storage", {"data/storage", "kernels/base"}},
     FolderRule{"model", {"model", "kernels"}},

@@ -1,0 +1,35 @@
+// The lists of blocks turned round: for every (KV head, block) the queries that read it, in
+// ascending order. Built by counting, a prefix sum and an ordered fill; integer counts are all that
+// atomics touch, so that the order is a matter of the lists alone.
+#ifndef KERNELS_CUDA_ATTENTION_BLOCK_ATTENTION_LISTS_H_
+#define KERNELS_CUDA_ATTENTION_BLOCK_ATTENTION_LISTS_H_
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+
+#include "kernels/cuda/attention/block_attention.h"
+
+namespace salamander::cuda {
+
+// Readers of block b of segment s for KV head h: queries[begins[i] .. begins[i + 1]) with
+// i = h * blocks + first_block(s) + b, counted from the segment's first query. Blocks with more
+// than part_queries readers, the first of a document above all, are worked on in parts of so many.
+struct BlockReaders {
+  const int32_t* queries;
+  const int64_t* begins;  // [Hkv * blocks + 1]
+  int64_t blocks;         // of all segments
+  int64_t part_queries;
+  const int64_t* first_parts;  // [Hkv * blocks + 1] parts of the blocks before that are in parts
+  int64_t most_parts;          // that a block can have
+  int64_t stored_parts;        // no fewer than there are in blocks in parts
+};
+
+// Memory comes from the context's arena and lasts as long as the caller's scope. Blocks of a
+// segment are numbered on from those of the segment before it: ceil(key_count / block_size) each.
+absl::StatusOr<BlockReaders> FindBlockReaders(const ExecutionContext& context,
+                                              const BlockAttention& attention);
+
+}  // namespace salamander::cuda
+
+#endif  // KERNELS_CUDA_ATTENTION_BLOCK_ATTENTION_LISTS_H_
