@@ -23,6 +23,7 @@
 #include "model/parallel/communicator.h"
 #include "tests/gpu/model_on_gpu.h"
 #include "tests/storage/temporary_directory.h"
+#include "trainer/commands/road.h"
 #include "trainer/run/model_file.h"
 #include "trainer/run/run_state.h"
 #include "trainer/run/training_run.h"
@@ -204,6 +205,26 @@ TEST_F(TrainingGpuTest, ARunThatDoesNotFitIsRefusedBeforeItTakesMemory) {
   EXPECT_FALSE(std::filesystem::exists(recipe.run_directory));
   // Kernels that planning loaded stay.
   EXPECT_LT(*free_before - *(*session)->FreeBytes(), int64_t{64} << 20);
+}
+
+TEST_F(TrainingGpuTest, ARoadWithAStepThatDoesNotFitIsRefusedBeforeItsFirst) {
+  Recipe recipe = RecipeOf("road", "start", 1);
+  StageConfig longer = recipe.stages[0];
+  longer.name = "longer";
+  longer.sequence_length = int64_t{1} << 24;
+  longer.batch_tokens = longer.micro_batch_tokens = longer.tokens = longer.sequence_length;
+  StageConfig pick;
+  pick.name = "pick";
+  pick.kind = StageKind::kSelect;
+  recipe.stages.push_back(pick);
+  recipe.stages.push_back(longer);
+  auto session = DeviceSession::Open(kGpu);
+  ASSERT_TRUE(session.ok()) << session.status();
+  const absl::Status status = WalkRoad(recipe, **session, *alone_);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  for (const char* part : {"steps/02-longer", "stage longer needs"})
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr(part));
+  EXPECT_FALSE(std::filesystem::exists(recipe.run_directory));
 }
 
 // The GPU's losses are off by two things. By each step's own rounding, which the first loss of runs

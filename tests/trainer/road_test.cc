@@ -12,6 +12,7 @@
 #include "data/storage/file_bytes.h"
 #include "tests/storage/temporary_directory.h"
 #include "trainer/commands/commands.h"
+#include "trainer/commands/road_plan.h"
 #include "trainer/run/model_file.h"
 
 namespace salamander {
@@ -52,6 +53,13 @@ stages:
   - {name: extend, objective: lm, sequence_length: 256, tokens: 4K, batch_tokens: 1K, peak_lr: 1e-3, mixture: {text: 1}, sparse: on}
 evaluation: {sequences: 1}
 )";
+
+int SoftmaxLayers(const ModelConfig& config) {
+  int count = 0;
+  for (const LayerConfig& layer : config.layers)
+    count += layer.mixer == MixerKind::kSoftmax ? 1 : 0;
+  return count;
+}
 
 class RoadTest : public testing::Test {
  protected:
@@ -107,10 +115,7 @@ TEST_F(RoadTest, OneRecipeConvertsSelectsAndTrains) {
   const auto model = LoadModel(directory_ / "road");
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_THAT(model->path, HasSubstr("steps/04-distill/checkpoints/"));
-  int softmax_layers = 0;
-  for (const LayerConfig& layer : model->weights.config.layers)
-    softmax_layers += layer.mixer == MixerKind::kSoftmax ? 1 : 0;
-  EXPECT_EQ(softmax_layers, 2);
+  EXPECT_EQ(SoftmaxLayers(model->weights.config), 2);
   EXPECT_EQ(model->weights.config.layers[0].mixer, MixerKind::kSoftmax);
 }
 
@@ -125,6 +130,38 @@ TEST_F(RoadTest, GoesOnWhereItStoppedToTheSameBits) {
     ASSERT_TRUE(status.ok()) << status;
     EXPECT_EQ(FinalWeights(), weights);
   }
+}
+
+TEST_F(RoadTest, ThePlanKnowsModelsBeforeTheyAreThere) {
+  const auto recipe = ReadRecipe(directory_ / "road.yaml", {});
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const auto planned = PlanTrainSteps(*recipe);
+  ASSERT_TRUE(planned.ok()) << planned.status();
+  ASSERT_EQ(planned->size(), 2u);
+  ASSERT_TRUE(Train("road.yaml").ok());
+  const auto candidates = LoadModelConfig(Step("00-candidates"));
+  const auto hybrid = LoadModelConfig(Step("03-hybrid"));
+  ASSERT_TRUE(candidates.ok() && hybrid.ok());
+  EXPECT_EQ((*planned)[0].models.base, *candidates);
+  // Which layers stay was not known, only how many.
+  const ModelConfig& foreseen = (*planned)[1].models.base;
+  EXPECT_EQ(SoftmaxLayers(foreseen), SoftmaxLayers(*hybrid));
+  EXPECT_EQ(ParameterLayout(foreseen).total_size(), ParameterLayout(*hybrid).total_size());
+  ASSERT_TRUE((*planned)[1].models.teacher.has_value());
+
+  const auto walked = PlanTrainSteps(*recipe);
+  ASSERT_TRUE(walked.ok()) << walked.status();
+  EXPECT_EQ((*walked)[1].models.base, *hybrid);
+}
+
+TEST_F(RoadTest, AConversionThatDoesNotFitIsToldByThePlan) {
+  TrainCommand train;
+  train.recipe = directory_ / "road.yaml";
+  train.overrides = {"stages[3].convert.keep=7"};
+  train.plan = true;
+  const absl::Status status = RunTrain(train, *world_);
+  EXPECT_FALSE(status.ok());
+  EXPECT_THAT(std::string(status.message()), HasSubstr("03-hybrid"));
 }
 
 TEST_F(RoadTest, EditsOfStagesThatAreDoneAreToldAndIgnored) {

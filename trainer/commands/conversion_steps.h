@@ -27,6 +27,9 @@ struct ConvertRequest {
 absl::Status ConvertCheckpoint(const ConvertRequest& request, DeviceSession& session,
                                Communicator& world);
 
+// How many of `layers` layers the selection keeps.
+int64_t KeptCount(const SelectionConfig& config, int64_t layers);
+
 // Chooses the layers and writes the list to `out`, a keep.yaml, with the score table beside it.
 // `where` leads the messages.
 absl::Status SelectInto(const SelectionConfig& config, const std::string& where,

@@ -1,62 +1,23 @@
 #include "trainer/commands/road.h"
 
-#include <algorithm>
 #include <array>
-#include <iostream>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
 
 #include "data/storage/atomic_path.h"
 #include "data/storage/file_bytes.h"
 #include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
 #include "trainer/commands/conversion_steps.h"
+#include "trainer/commands/road_plan.h"
+#include "trainer/commands/road_steps.h"
 #include "trainer/config/recipe_diff.h"
-#include "trainer/report/table.h"
 #include "trainer/run/training_run.h"
 
 namespace salamander {
 namespace {
-
-// Stages [begin, end) of the recipe: one that converts or selects, or all that train in a row.
-struct RoadStep {
-  StageKind kind = StageKind::kTrain;
-  size_t begin = 0, end = 0;
-  std::string directory;
-
-  // What is there once the step is done. Of a train step only its run knows.
-  std::string result() const {
-    return absl::StrCat(directory, kind == StageKind::kSelect ? "/keep.yaml" : "/manifest.json");
-  }
-};
-
-std::vector<RoadStep> RoadSteps(const Recipe& recipe) {
-  std::vector<RoadStep> steps;
-  for (size_t index = 0; index < recipe.stages.size(); ++index) {
-    const StageConfig& stage = recipe.stages[index];
-    const bool goes_on =
-        !steps.empty() && stage.kind == StageKind::kTrain && steps.back().kind == StageKind::kTrain;
-    if (!goes_on) {
-      steps.push_back(
-          {.kind = stage.kind,
-           .begin = index,
-           .end = index,
-           .directory = absl::StrFormat("%s/steps/%02d-%s", recipe.run_directory, index,
-                                        absl::StrReplaceAll(stage.name, {{"/", "_"}}))});
-    }
-    steps.back().end = index + 1;
-  }
-  return steps;
-}
-
-bool IsDone(const RoadStep& step) {
-  return step.kind != StageKind::kTrain && FileSize(step.result()).ok();
-}
 
 class Road {
  public:
@@ -108,7 +69,7 @@ absl::Status Road::TellChanges() const {
   ASSIGN_OR_RETURN(const Recipe stored, ParseRecipe(*text, RecipePath(), {}));
   std::vector<RecipeChange> told;
   for (const RoadStep& step : steps_) {
-    if (!IsDone(step)) continue;
+    if (!step.is_done()) continue;
     const auto index = static_cast<int64_t>(step.begin);
     for (RecipeChange& change :
          CompareRecipes(stored, recipe_, {.stage = index + 1, .stage_step = 0})) {
@@ -130,7 +91,7 @@ absl::Status Road::PrepareDirectory() const {
 }
 
 absl::StatusOr<bool> Road::AgreeIsDone(const RoadStep& step) {
-  std::array<int64_t, 1> is_done = {IsDone(step) ? 1 : 0};
+  std::array<int64_t, 1> is_done = {step.is_done() ? 1 : 0};
   RETURN_IF_ERROR(world_.AllReduceMax(absl::MakeSpan(is_done)));
   return is_done[0] != 0;
 }
@@ -164,11 +125,7 @@ absl::Status Road::Select(const RoadStep& step) {
 }
 
 absl::StatusOr<RunEnd> Road::Train(const RoadStep& step) {
-  Recipe part = recipe_;
-  part.run_directory = step.directory;
-  if (!model_.empty()) part.model = {.from = model_, .shape = ""};
-  part.stages.assign(recipe_.stages.begin() + static_cast<ptrdiff_t>(step.begin),
-                     recipe_.stages.begin() + static_cast<ptrdiff_t>(step.end));
+  const Recipe part = PartOf(recipe_, step, model_);
   const LogPosition outside = GetLogPosition();
   const auto end = RunRecipe(part, session_, world_);
   SetLogPosition(outside);
@@ -176,6 +133,7 @@ absl::StatusOr<RunEnd> Road::Train(const RoadStep& step) {
 }
 
 absl::Status Road::Walk() {
+  RETURN_IF_ERROR(AgreeOnStatus(world_, CheckRoadFits(recipe_, session_)));
   RETURN_IF_ERROR(AgreeOnStatus(world_, PrepareDirectory()));
   for (const RoadStep& step : steps_) {
     ASSIGN_OR_RETURN(const bool is_done, AgreeIsDone(step));
@@ -203,33 +161,8 @@ absl::Status Road::Walk() {
 
 }  // namespace
 
-bool IsRoad(const Recipe& recipe) {
-  return std::any_of(recipe.stages.begin(), recipe.stages.end(),
-                     [](const StageConfig& stage) { return stage.kind != StageKind::kTrain; });
-}
-
 absl::Status WalkRoad(const Recipe& recipe, DeviceSession& session, Communicator& world) {
   return Road(recipe, session, world).Walk();
-}
-
-void PrintRoad(const Recipe& recipe) {
-  constexpr const char* kKindNames[] = {"train", "convert", "select"};
-  Table table({"folder", "kind", "stages", "tokens", "steps", "done"});
-  for (const RoadStep& step : RoadSteps(recipe)) {
-    int64_t tokens = 0, optimizer_steps = 0;
-    std::vector<std::string> names;
-    for (size_t index = step.begin; index < step.end; ++index) {
-      const StageConfig& stage = recipe.stages[index];
-      names.push_back(stage.name);
-      if (stage.kind != StageKind::kTrain) continue;
-      tokens += stage.tokens;
-      optimizer_steps += stage.steps();
-    }
-    table.AddRow({step.directory, kKindNames[static_cast<int>(step.kind)],
-                  absl::StrJoin(names, ", "), absl::StrCat(tokens), absl::StrCat(optimizer_steps),
-                  IsDone(step) ? "yes" : ""});
-  }
-  std::cout << table.Text();
 }
 
 }  // namespace salamander

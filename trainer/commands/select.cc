@@ -106,11 +106,9 @@ struct Selection {
 };
 
 SelectionOptions OptionsOf(const SelectionConfig& config, int64_t layers) {
-  const int64_t count = config.keep_count > 0
-                            ? config.keep_count
-                            : static_cast<int64_t>(std::floor(
-                                  config.keep_fraction * static_cast<double>(layers) + 1e-9));
-  return {.keep_count = count, .force_first = config.force_first, .force_last = config.force_last};
+  return {.keep_count = KeptCount(config, layers),
+          .force_first = config.force_first,
+          .force_last = config.force_last};
 }
 
 absl::StatusOr<int64_t> LayerCountOf(const SelectionConfig& config) {
@@ -199,6 +197,12 @@ absl::Status WriteSelection(const Selection& selection, const std::string& out) 
 }
 
 }  // namespace
+
+int64_t KeptCount(const SelectionConfig& config, int64_t layers) {
+  if (config.keep_count > 0) return config.keep_count;
+  return static_cast<int64_t>(
+      std::floor(config.keep_fraction * static_cast<double>(layers) + 1e-9));
+}
 
 absl::Status SelectInto(const SelectionConfig& config, const std::string& where,
                         const std::string& out, DeviceSession& session, Communicator& world) {

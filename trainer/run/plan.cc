@@ -12,7 +12,6 @@
 #include "model/parameters.h"
 #include "trainer/report/table.h"
 #include "trainer/run/memory_plan.h"
-#include "trainer/run/run_state.h"
 #include "trainer/run/stage_data.h"
 #include "trainer/run/stage_model.h"
 #include "trainer/run/workspace.h"
@@ -93,9 +92,16 @@ absl::StatusOr<std::string> DeviceText(const Recipe& recipe, const RunModels& mo
                       fits.ok() ? "\n" : absl::StrCat("; ", fits.message(), "\n"));
 }
 
-absl::StatusOr<std::string> PlanText(const Recipe& recipe, DeviceSession& session) {
+absl::StatusOr<std::string> PlanOf(const Recipe& recipe, DeviceSession& session) {
   ASSIGN_OR_RETURN(const RunData data, RunData::Open(recipe));
   ASSIGN_OR_RETURN(const RunModels models, ModelsOf(recipe, data));
+  return PlanText(recipe, models, session);
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> PlanText(const Recipe& recipe, const RunModels& models,
+                                     DeviceSession& session) {
   ASSIGN_OR_RETURN(const std::string stages, StagesText(recipe, models.base));
   ASSIGN_OR_RETURN(const std::string operations, OperationsText(recipe, models.base));
   ASSIGN_OR_RETURN(const std::string device, DeviceText(recipe, models, session));
@@ -103,10 +109,8 @@ absl::StatusOr<std::string> PlanText(const Recipe& recipe, DeviceSession& sessio
                       ParameterLayout(models.base).parameter_count(), " parameters\n");
 }
 
-}  // namespace
-
 absl::Status PrintPlan(const Recipe& recipe, DeviceSession& session, Communicator& world) {
-  const auto text = PlanText(recipe, session);
+  const auto text = PlanOf(recipe, session);
   RETURN_IF_ERROR(AgreeOnStatus(world, text.status()));
   if (world.rank() == 0) std::cout << *text;
   return absl::OkStatus();

@@ -2,17 +2,25 @@
 #ifndef TRAINER_RUN_PLAN_H_
 #define TRAINER_RUN_PLAN_H_
 
+#include <string>
+
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 #include "kernels/device.h"
 #include "model/parallel/communicator.h"
 #include "trainer/config/recipe.h"
+#include "trainer/run/run_state.h"
 
 namespace salamander {
 
-// Prints, for each stage, steps, tokens, what trains and the operations of a step by what spends
-// them; then the memory of a rank by category. On a GPU the memory of the passes is planned; on the
-// CPU, where ops compute as they are called, it is not known beforehand.
+// For each stage, steps, tokens, what trains and the operations of a step by what spends them; then
+// the memory of a rank by category. On a GPU the memory of the passes is planned; on the CPU, where
+// ops compute as they are called, it is not known beforehand.
+absl::StatusOr<std::string> PlanText(const Recipe& recipe, const RunModels& models,
+                                     DeviceSession& session);
+
+// Prints it. Collective.
 absl::Status PrintPlan(const Recipe& recipe, DeviceSession& session, Communicator& world);
 
 }  // namespace salamander
