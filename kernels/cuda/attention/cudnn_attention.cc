@@ -23,6 +23,7 @@
 #include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/attention/head_major.h"
+#include "kernels/cuda/queue/status.h"
 #include "kernels/cuda/runtime.h"
 
 namespace salamander::cuda {
@@ -57,18 +58,6 @@ std::string VersionString(size_t version) {
   return absl::StrCat(version / 10000, ".", version / 100 % 100, ".", version % 100);
 }
 
-absl::Status FrontendFailure(fe::error_t error, const char* step) {
-  return absl::InternalError(absl::StrCat("cuDNN ", VersionString(cudnnGetVersion()), " at ", step,
-                                          ": ", error.get_message()));
-}
-
-#define RETURN_IF_FRONTEND_ERROR(call, step)                                  \
-  do {                                                                        \
-    if (const fe::error_t frontend_error = (call); frontend_error.is_bad()) { \
-      return FrontendFailure(frontend_error, step);                           \
-    }                                                                         \
-  } while (false)
-
 // What a graph is built for.
 struct Bucket {
   bool is_backward;
@@ -80,6 +69,26 @@ struct Bucket {
 
   auto operator<=>(const Bucket&) const = default;
 };
+
+std::string Text(const Bucket& bucket) {
+  return absl::StrCat(bucket.is_backward ? "SDPA backward" : "SDPA forward", " of ",
+                      bucket.is_whole ? "" : absl::StrCat("up to ", bucket.documents, " x "),
+                      bucket.longest, " tokens, ", bucket.heads, " heads over ", bucket.key_heads,
+                      " key heads of ", bucket.head_dim);
+}
+
+absl::Status FrontendFailure(fe::error_t error, const char* step, const Bucket& bucket, int line) {
+  return absl::InternalError(
+      absl::StrCat(FailedCall(absl::StrCat(step, " ", Text(bucket)), __FILE__, line), ": cuDNN ",
+                   VersionString(cudnnGetVersion()), ": ", error.get_message()));
+}
+
+#define RETURN_IF_FRONTEND_ERROR(call, step, bucket)                          \
+  do {                                                                        \
+    if (const fe::error_t frontend_error = (call); frontend_error.is_bad()) { \
+      return FrontendFailure(frontend_error, step, bucket, __LINE__);         \
+    }                                                                         \
+  } while (false)
 
 struct Plan {
   fe::graph::Graph graph;
@@ -303,9 +312,9 @@ class Graphs : public CudnnAttention {
     } else {
       AddForward(fresh->graph, bucket);
     }
-    RETURN_IF_FRONTEND_ERROR(fresh->graph.build(handle_, {fe::HeurMode_t::A}), "building SDPA");
+    RETURN_IF_FRONTEND_ERROR(fresh->graph.build(handle_, {fe::HeurMode_t::A}), "building", bucket);
     RETURN_IF_FRONTEND_ERROR(fresh->graph.get_workspace_size(fresh->workspace_bytes),
-                             "sizing SDPA's workspace");
+                             "sizing the workspace of", bucket);
     plan = std::move(fresh);
     return plan.get();
   }
@@ -321,7 +330,8 @@ class Graphs : public CudnnAttention {
       identity.push_back(found == pointers.end() ? 0 : WordOf(found->second));
     }
     const auto enqueue = [&](cudaStream_t /*of handle_*/) -> absl::Status {
-      RETURN_IF_FRONTEND_ERROR(plan->graph.execute(handle_, pointers, workspace), "running SDPA");
+      RETURN_IF_FRONTEND_ERROR(plan->graph.execute(handle_, pointers, workspace), "running",
+                               bucket);
       return absl::OkStatus();
     };
     return context.cuda->Call({.name = "SDPA", .identity = identity, .enqueue = enqueue});

@@ -5,10 +5,8 @@
 #include "kernels/base/logging.h"
 
 namespace salamander::cuda {
-namespace {
 
-// "rank 3, device 1, kernels/cuda/linear/linear.cc:41: cublasLtMatmul(...)".
-std::string Where(const char* call, const char* file, int line) {
+std::string FailedCall(const std::string& call, const char* file, int line) {
   int device = -1;
   cudaGetDevice(&device);
   const int rank = GetLogPosition().rank;
@@ -16,11 +14,10 @@ std::string Where(const char* call, const char* file, int line) {
                       file, ":", line, ": ", call);
 }
 
-}  // namespace
-
 absl::Status CudaFailure(cudaError_t error, const char* call, const char* file, int line) {
-  const std::string message = absl::StrCat(Where(call, file, line), ": ", cudaGetErrorName(error),
-                                           " (", cudaGetErrorString(error), ")");
+  const std::string message =
+      absl::StrCat(FailedCall(call, file, line), ": ", cudaGetErrorName(error), " (",
+                   cudaGetErrorString(error), ")");
   if (error == cudaErrorMemoryAllocation) {
     return absl::ResourceExhaustedError(absl::StrCat(
         message, "; use shorter sequences, smaller micro-batches or more recomputation"));
@@ -29,7 +26,7 @@ absl::Status CudaFailure(cudaError_t error, const char* call, const char* file, 
 }
 
 absl::Status CublasFailure(cublasStatus_t status, const char* call, const char* file, int line) {
-  return absl::InternalError(absl::StrCat(Where(call, file, line), ": ",
+  return absl::InternalError(absl::StrCat(FailedCall(call, file, line), ": ",
                                           cublasLtGetStatusName(status), " (",
                                           cublasLtGetStatusString(status), ")"));
 }

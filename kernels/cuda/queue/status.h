@@ -3,12 +3,18 @@
 #ifndef KERNELS_CUDA_QUEUE_STATUS_H_
 #define KERNELS_CUDA_QUEUE_STATUS_H_
 
+#include <string>
+
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
 #include "absl/status/status.h"
 
 namespace salamander::cuda {
+
+// How such an error begins: "rank 3, device 1, kernels/cuda/linear/linear.cc:41:
+// cublasLtMatmul(...)".
+std::string FailedCall(const std::string& call, const char* file, int line);
 
 absl::Status CudaFailure(cudaError_t error, const char* call, const char* file, int line);
 absl::Status CublasFailure(cublasStatus_t status, const char* call, const char* file, int line);
