@@ -15,11 +15,12 @@ struct Shape {
   int64_t tokens, in, out;
 };
 
-// One element, odd sizes that no vector load divides, one token, the demo's and the 9B's widths, a
-// wide reduction, a vocabulary.
+// One element, odd sizes that no vector load divides, one token and as many as still are few, the
+// demo's and the 9B's widths, wide reductions of either direction, a vocabulary.
 constexpr Shape kShapes[] = {{1, 1, 1},       {1, 8, 8},       {1, 4096, 256}, {3, 5, 7},
                              {70, 128, 352},  {257, 100, 333}, {130, 64, 1},   {96, 4096, 256},
-                             {33, 16384, 64}, {3, 8, 151'936}};
+                             {33, 16384, 64}, {3, 8, 151'936}, {8, 104, 50},   {9, 1032, 260},
+                             {5, 4096, 600},  {8192, 512, 64}};
 
 // fp32 accumulation in the tensor cores' order.
 double WeightGradientBound(int64_t length) {

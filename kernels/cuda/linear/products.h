@@ -36,7 +36,7 @@ class Products {
   Products(const Products&) = delete;
   Products& operator=(const Products&) = delete;
 
-  // Enqueues the product. Deterministic: no sum is split.
+  // Enqueues the product. Deterministic: where a sum is split, its parts are added in order.
   absl::Status Run(const ExecutionContext& context, const Product& product);
 
  private:
