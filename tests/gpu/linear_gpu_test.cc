@@ -153,5 +153,30 @@ TEST(LinearGpuTest, PoisonedRowStaysAlone) {
   ExpectOtherRowsSame(run(), before, 17);
 }
 
+TestTensor RowOf(const TestTensor& rows, int64_t row) {
+  const TensorView from = rows.View().Rows(row, 1);
+  TestTensor copy(from.dtype(), {1, from.size()});
+  for (int64_t i = 0; i < from.size(); ++i) copy.Set(i, ElementAt(from, i));
+  return copy;
+}
+
+// As steps of generation want it: what else is in the batch does not change a sequence.
+TEST(LinearGpuTest, FewRowsAreEachTheSameAlone) {
+  SKIP_WITHOUT_GPU();
+  const Problem all({.tokens = 8, .in = 520, .out = 90});
+  GpuContext gpu(kTestBytes, kTestBytes);
+  const Outputs expected = ForwardOnGpu(gpu, Place::kAligned, all);
+  for (int64_t row = 0; row < all.shape.tokens; ++row) {
+    Problem one({.tokens = 1, .in = all.shape.in, .out = all.shape.out});
+    one.weight = all.weight;
+    one.input = RowOf(all.input, row);
+    one.output = RowOf(all.output, row);
+    const Outputs alone = ForwardOnGpu(gpu, Place::kAligned, one);
+    for (size_t i = 0; i < alone.size(); ++i)
+      EXPECT_TRUE(BitwiseEqual(alone[i].View(), expected[i].View().Rows(row, 1)))
+          << "output " << i << ", row " << row;
+  }
+}
+
 }  // namespace
 }  // namespace salamander

@@ -7,6 +7,7 @@
 
 #include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/linear/few_rows.h"
 #include "kernels/cuda/queue/status.h"
 #include "kernels/cuda/runtime.h"
 
@@ -126,6 +127,7 @@ absl::Status Products::Run(const ExecutionContext& context, const Product& produ
   if (product.a.size() == 0) {  // a sum of nothing
     return product.accumulate ? absl::OkStatus() : cuda::Zero(context, result);
   }
+  if (IsOfFewRows(product)) return RunFewRows(context, product);
   const int64_t m = result.dim(0);
   const int64_t n = result.row_size();
   const int64_t k = product.a.size() / m;

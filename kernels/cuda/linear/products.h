@@ -1,6 +1,7 @@
 // Matrix products of row-major tensors by cuBLASLt: bf16 operands, fp32 accumulation, bf16 or fp32
 // result. The algorithm of a shape comes from cuBLASLt's heuristic once and is kept: never from
-// timing, so that a run chooses the same ones each time.
+// timing, so that a run chooses the same ones each time. A few rows take a kernel of ours
+// (few_rows.h).
 #ifndef KERNELS_CUDA_LINEAR_PRODUCTS_H_
 #define KERNELS_CUDA_LINEAR_PRODUCTS_H_
 
