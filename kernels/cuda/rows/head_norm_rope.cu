@@ -9,8 +9,6 @@
 // registers could and asks for no barrier. The lanes keep their elements' part of d_weight in
 // registers over the heads of a block; the groups of a block are added in shared memory, the blocks
 // by a second kernel.
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
 
 #include "kernels/backend_ops.h"
@@ -325,14 +323,15 @@ __global__ void __launch_bounds__(kThreads, 3)
   WritePartials(args, d_weight, reinterpret_cast<float*>(stages));
 }
 
-// The rows of a block depend on the shape alone, so that a sum repeats on any GPU: three waves of
-// three blocks on each of Hopper's 132 multiprocessors, and enough rows that partial sums stay
-// small.
-constexpr int64_t kBlocks = 3 * 3 * 132;
-constexpr int64_t kLeastTurns = 4;
+// The rows of a block depend on the shape alone, so that a sum repeats on any GPU. A wave is three
+// blocks on each of Hopper's 132 multiprocessors: one where a block then has few turns, which must
+// outlast its start and its sums, else three, which even out.
+constexpr int64_t kWave = 3 * 132;
+constexpr int64_t kFewTurns = 16;
 
 int64_t RowsPerBlock(int64_t rows, int groups) {
-  return groups * std::max(kLeastTurns, CeilDivide(rows, kBlocks * groups));
+  const int64_t turns = CeilDivide(rows, groups);
+  return groups * CeilDivide(turns, turns <= kFewTurns * kWave ? kWave : 3 * kWave);
 }
 
 // What forward and backward have in common; `heads` is any of the [T, H, D] views.
