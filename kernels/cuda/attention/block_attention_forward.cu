@@ -2,11 +2,12 @@
 // the pieces of keys of a row tile, in base 2, from a maximum of -infinity. Queries, scores and
 // outputs of a tile stay in registers; keys and values pass through two stages of shared memory.
 #include <algorithm>
-#include <cfloat>
 #include <vector>
 
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/attention/block_attention.h"
+#include "kernels/cuda/attention/block_attention_hopper.cuh"
+#include "kernels/cuda/attention/block_attention_softmax.cuh"
 #include "kernels/cuda/attention/block_attention_tiles.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/runtime.h"
@@ -37,64 +38,11 @@ __device__ int64_t PartRow(const SegmentPlan& segment, const RowTile& tile, int 
 template <int kD>
 constexpr int kForwardBytes = 4 * SharedTile<kD>::Bytes(kPieceKeys);
 
-// The running softmax of a thread's two rows; the denominator is the thread's share.
-struct RowState {
-  float maximum[2] = {-INFINITY, -INFINITY};
-  float denominator[2] = {0.0F, 0.0F};
-};
-
 __device__ void Negate(float (&scores)[8][4]) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) scores[i][j] = -scores[i][j];
-  }
-}
-
-// Turns products q . k into weights relative to the new maximum and rescales what was summed
-// before. The thread's two rows read the first keys[] of the 64. Requires: scale > 0.
-template <int kD>
-__device__ void Soften(float (&scores)[8][4], const int (&keys)[2], bool is_masked, float scale,
-                       RowState& state, float (&out)[kD / 8][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  if (is_masked) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if (i * 8 + lane % 4 * 2 + j % 2 >= keys[j / 2]) scores[i][j] = -INFINITY;
-      }
-    }
-  }
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float maximum = -INFINITY;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      maximum = fmaxf(maximum, fmaxf(scores[i][2 * half], scores[i][2 * half + 1]));
-    }
-    maximum = fmaxf(maximum, __shfl_xor_sync(kFullMask, maximum, 1));
-    maximum = fmaxf(maximum, __shfl_xor_sync(kFullMask, maximum, 2));
-    maximum = fmaxf(maximum * scale, state.maximum[half]);
-    // A row that has met no key yet keeps weights of 2^-infinity.
-    const float shift = maximum == -INFINITY ? 0.0F : maximum;
-    const float factor = Exp2(state.maximum[half] - shift);
-    state.maximum[half] = maximum;
-    float sum = 0.0F;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-#pragma unroll
-      for (int j = 2 * half; j < 2 * half + 2; ++j) {
-        scores[i][j] = Exp2(fmaf(scores[i][j], scale, -shift));
-        sum += scores[i][j];
-      }
-    }
-    state.denominator[half] = state.denominator[half] * factor + sum;
-#pragma unroll
-    for (int i = 0; i < kD / 8; ++i) {
-      out[i][2 * half] *= factor;
-      out[i][2 * half + 1] *= factor;
-    }
   }
 }
 
@@ -148,9 +96,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) BlockForwardKernel(const Forw
     position[half] = is_row[half] ? segment.first_position + tile.first_query + query[half] : -1;
   }
 
-  // Maxima are those of q . k, or of its negative. A scale of 0 is the least number, whose weights
-  // are equal too, so that -infinity stays what it is.
-  const float scale = fmaxf(fabsf(args.scale) * kLog2E, FLT_MIN);
+  const float scale = SoftmaxScale(args.scale);
   RowState state;
   float out[kD / 8][4];
   SetZero(out);
@@ -174,7 +120,9 @@ __global__ void __launch_bounds__(kTileThreads, 2) BlockForwardKernel(const Forw
           keys(stage), 0, piece.count, scores);
       if (args.scale < 0.0F) Negate(scores);
       const bool is_masked = !__all_sync(kFullMask, read[0] == kPieceKeys && read[1] == kPieceKeys);
-      Soften<kD>(scores, read, is_masked, scale, state, out);
+      float factor[2];
+      Soften(scores, read, is_masked, scale, state, factor);
+      Rescale(factor, out);
       MultiplyWeights<kD, 4>(scores, values(stage), 0, piece.count, out);
     }
     __syncthreads();
@@ -247,14 +195,20 @@ struct ForwardPlan {
   int64_t items = 0;
   int64_t part_rows = 0;       // of all tiles in parts
   int64_t most_tile_rows = 0;  // of one
+  WidePlan wide;               // segments that Hopper's kernel takes
 };
 
-ForwardPlan PlanForward(const BlockAttention& attention, const AttentionArgs& args) {
+ForwardPlan PlanForward(const BlockAttention& attention, const AttentionArgs& args,
+                        bool has_hopper) {
   ForwardPlan plan;
   for (const Segment& segment : attention.segments) {
     const int64_t tiles = CeilDivide(segment.query_count * args.group, kTileRows);
     SegmentPlan entry = {segment.query_begin, segment.query_count, segment.key_begin,
                          segment.first_position};
+    if (has_hopper && tiles > 1) {
+      plan.wide.Add(entry, args.group);
+      continue;
+    }
     entry.first_item = plan.items;
     if (tiles == 1) {
       // Lists of several queries are walked together, from their starts.
@@ -289,7 +243,12 @@ absl::Status BlockAttentionForward(const ExecutionContext& context, const BlockA
   args.out = BFloat16Data(out);
   args.attention.is_aligned = args.attention.is_aligned && AreAligned({args.out});
   args.logsumexp = logsumexp.empty() ? nullptr : logsumexp.data<float>();
-  const ForwardPlan plan = PlanForward(attention, args.attention);
+  const bool has_hopper = HopperServes(context, attention, args.attention);
+  const ForwardPlan plan = PlanForward(attention, args.attention, has_hopper);
+  if (plan.wide.row_tiles > 0) {
+    RETURN_IF_ERROR(
+        HopperForward(context, attention, args.attention, plan.wide, args.out, args.logsumexp));
+  }
   if (plan.items == 0) return absl::OkStatus();
   ASSIGN_OR_RETURN(args.attention.segments,
                    UploadArray<SegmentPlan>(context, absl::MakeConstSpan(plan.segments)));

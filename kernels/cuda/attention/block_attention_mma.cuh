@@ -140,12 +140,12 @@ __device__ void MultiplyWeights(const float (&weights)[2 * kPairs][4], const Sha
   }
 }
 
-template <int kCount>
-__device__ void SetZero(float (&d)[kCount][4]) {
+template <typename Value, int kCount>
+__device__ void SetZero(Value (&d)[kCount][4]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) d[i][j] = 0.0F;
+    for (int j = 0; j < 4; ++j) d[i][j] = Value(0);
   }
 }
 

@@ -58,7 +58,8 @@ __device__ inline SegmentPlan SegmentOfItem(const SegmentPlan* segments, int cou
   return EntryOf(segments, count, item, &SegmentPlan::first_item);
 }
 
-// Rows [first, first + count) of a (segment, KV head): row r is query r / G with head r % G.
+// Rows [first, first + count) of a (segment, KV head), tile `tile` of those of `rows` rows: row r
+// of the segment is query r / G with head r % G.
 struct RowTile {
   int key_head;
   int64_t first;
@@ -66,10 +67,11 @@ struct RowTile {
   int first_query, queries;  // in the segment
   int64_t last_position;     // of the last query
 
-  __device__ RowTile(const AttentionArgs& args, const SegmentPlan& segment, int head, int64_t tile)
-      : key_head(head), first(tile * kTileRows) {
-    const int64_t rows = segment.query_count * args.group - first;
-    count = rows < kTileRows ? static_cast<int>(rows) : kTileRows;
+  __device__ RowTile(const AttentionArgs& args, const SegmentPlan& segment, int head, int64_t tile,
+                     int rows = kTileRows)
+      : key_head(head), first(tile * rows) {
+    const int64_t left = segment.query_count * args.group - first;
+    count = left < rows ? static_cast<int>(left) : rows;
     first_query = static_cast<int>(first / args.group);
     queries = static_cast<int>((first + count - 1) / args.group) - first_query + 1;
     last_position = segment.first_position + first_query + queries - 1;

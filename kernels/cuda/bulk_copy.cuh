@@ -1,0 +1,51 @@
+// Bulk copies of Hopper (TMA): one thread has a box of a tensor copied to panels in shared memory,
+// and a SharedBarrier counts the bytes that land. Empty in code for other parts, as warpgroup.cuh.
+#ifndef KERNELS_CUDA_BULK_COPY_CUH_
+#define KERNELS_CUDA_BULK_COPY_CUH_
+
+#include <cstdint>
+
+#include <cuda.h>
+
+#include "kernels/cuda/tensor_core.cuh"
+
+namespace salamander::cuda {
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+// Makes initialised barriers known to bulk copies; by the thread that did it.
+__device__ inline void FenceBarriersForCopies() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// The thread's arrival; the barrier's phase ends after `bytes` have landed too.
+__device__ inline void ArriveExpecting(uint64_t* barrier, int bytes) {
+  asm volatile(
+      "{\n.reg .b64 state;\n"
+      "mbarrier.arrive.expect_tx.shared::cta.b64 state, [%0], %1;\n}\n" ::"r"(
+          SharedAddress(barrier)),
+      "r"(bytes)
+      : "memory");
+}
+
+// The box of `map` (MakePanelMap) from row `row` of head `head`, to panels at `destination`.
+__device__ inline void CopyPanels(const CUtensorMap& map, int row, int head, uint32_t destination,
+                                  uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3, %2, %4}], [%5];" ::"r"(destination),
+      "l"(&map), "r"(0), "r"(row), "r"(head), "r"(SharedAddress(barrier))
+      : "memory");
+}
+
+#else
+
+__device__ inline void FenceBarriersForCopies() {}
+__device__ inline void ArriveExpecting(uint64_t*, int) {}
+__device__ inline void CopyPanels(const CUtensorMap&, int, int, uint32_t, uint64_t*) {}
+
+#endif  // __CUDA_ARCH_FEAT_SM90_ALL
+
+}  // namespace salamander::cuda
+
+#endif  // KERNELS_CUDA_BULK_COPY_CUH_
