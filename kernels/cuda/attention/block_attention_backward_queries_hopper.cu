@@ -113,7 +113,7 @@ struct RowStatistics {
 
 // A computing warpgroup's gradient from the pieces of a tile. `d_outs`: panels.
 template <int kD>
-__device__ void SumTile(const Ring<kD>& ring, const ThreadRows& rows,
+__device__ void SumTile(const Ring<kD>& ring, int warpgroup, const ThreadRows& rows,
                         const RowStatistics& statistics, const uint32_t (&queries)[kD / 16][4],
                         uint32_t d_outs, float scale, RingPlace& place, float (&dq)[kD / 8][4]) {
   float scores[kPieceKeys / 8][4], d_weights[kPieceKeys / 8][4];
@@ -135,8 +135,8 @@ __device__ void SumTile(const Ring<kD>& ring, const ThreadRows& rows,
     AsLeftOperands(scores, weights);
   };
   ReadPieces<kD, kStages>(
-      ring, rows.queries, place, [&](int stage) { return ring.keys(stage); }, multiply, weigh,
-      settle, dq);
+      ring, warpgroup, place, [&](int stage) { return ring.keys(stage); }, multiply, weigh, settle,
+      dq);
 }
 
 template <int kD>
@@ -173,18 +173,19 @@ __global__ void __launch_bounds__(kSparseThreads, 1)
     }
   } else {
     TakeRegisters<kComputeRegisters>();
-    char* const d_outs = memory + warpgroup * kLeftBytes<kD>;
     for (int item = blockIdx.x; item < tiles.items(); item += gridDim.x) {
+      const int group = Anew(warpgroup);
+      char* const d_outs = memory + group * kLeftBytes<kD>;
       uint32_t queries[kD / 16][4];
-      LoadLeftRows<kD>(tiles, item, warpgroup, tiles.attention.q, queries);
-      ShareLeftRows<kD>(tiles, item, warpgroup, args.d_out, d_outs);
-      const ThreadRows rows(tiles, item, warpgroup);
-      const RowStatistics statistics(args, item, warpgroup);
+      LoadLeftRows<kD>(tiles, item, group, tiles.attention.q, queries);
+      ShareLeftRows<kD>(tiles, item, group, args.d_out, d_outs);
+      const ThreadRows rows(tiles, item, group);
+      const RowStatistics statistics(args, item, group);
       float dq[kD / 8][4];
       SetZero(dq);
-      SumTile<kD>(ring, rows, statistics, queries, SharedAddress(d_outs), args.base2_scale, place,
-                  dq);
-      StoreTile<kD>(args, item, warpgroup, dq);
+      SumTile<kD>(ring, group, rows, statistics, queries, SharedAddress(d_outs), args.base2_scale,
+                  place, dq);
+      StoreTile<kD>(args, item, Anew(group), dq);
     }
   }
 #endif

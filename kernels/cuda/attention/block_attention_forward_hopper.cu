@@ -36,7 +36,7 @@ struct HopperForwardArgs {
 
 // A computing warpgroup's softmax over the pieces of a tile.
 template <int kD>
-__device__ void SumTile(const Ring<kD>& ring, const ThreadRows& rows,
+__device__ void SumTile(const Ring<kD>& ring, int warpgroup, const ThreadRows& rows,
                         const uint32_t (&queries)[kD / 16][4], float scale, RingPlace& place,
                         RowState& state, float (&out)[kD / 8][4]) {
   float scores[kPieceKeys / 8][4], factor[2];
@@ -57,7 +57,7 @@ __device__ void SumTile(const Ring<kD>& ring, const ThreadRows& rows,
     AsLeftOperands(scores, weights);
   };
   ReadPieces<kD, kStages>(
-      ring, rows.queries, place, [&](int stage) { return ring.values(stage); }, multiply, weigh,
+      ring, warpgroup, place, [&](int stage) { return ring.values(stage); }, multiply, weigh,
       settle, out);
 }
 
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kSparseThreads, 1)
       RowState state;
       float out[kD / 8][4];
       SetZero(out);
-      SumTile<kD>(ring, rows, queries, scale, place, state, out);
+      SumTile<kD>(ring, warpgroup, rows, queries, scale, place, state, out);
       StoreTile<kD>(forward, item, warpgroup, state, out);
     }
   }

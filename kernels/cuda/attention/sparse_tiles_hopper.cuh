@@ -81,19 +81,24 @@ struct RingPlace {
   }
 };
 
+// A piece in the ring; of no keys: the tile's end.
+struct RingPiece : Piece {
+  int warpgroups;  // bit w: warpgroup w has a query that reads it
+};
+
 template <int kD, int kStages>
 class PieceRing {
  public:
   static constexpr uint32_t kPanelBytes = kPieceKeys * kPanelRowBytes;
   static constexpr int kTileBytes = kPieceKeys * kD * 2;
   static constexpr int kBytes =
-      kStages * static_cast<int>(2 * kTileBytes + sizeof(Piece) + 2 * sizeof(uint64_t));
+      kStages * static_cast<int>(2 * kTileBytes + sizeof(RingPiece) + 2 * sizeof(uint64_t));
 
   // `memory` is 1024-byte aligned.
   __device__ explicit PieceRing(char* memory)
       : memory_(memory),
         address_(SharedAddress(memory)),
-        pieces_(reinterpret_cast<Piece*>(memory + kStages * 2 * kTileBytes)),
+        pieces_(reinterpret_cast<RingPiece*>(memory + kStages * 2 * kTileBytes)),
         barriers_(reinterpret_cast<uint64_t*>(pieces_ + kStages)) {}
 
   // By one thread, before a __syncthreads().
@@ -107,7 +112,7 @@ class PieceRing {
 
   // By computing warps: waits for the piece whose turn it is; and hands a stage back, once the
   // warp's products with it have ended.
-  __device__ Piece Take(const RingPlace& place) const {
+  __device__ RingPiece Take(const RingPlace& place) const {
     full(place.stage).Wait(place.parity);
     return pieces_[place.stage];
   }
@@ -120,7 +125,7 @@ class PieceRing {
   __device__ uint32_t values(int stage) const { return keys(stage) + kTileBytes; }
   __device__ char* key_memory(int stage) const { return memory_ + stage * 2 * kTileBytes; }
   __device__ char* value_memory(int stage) const { return key_memory(stage) + kTileBytes; }
-  __device__ Piece& piece(int stage) const { return pieces_[stage]; }
+  __device__ RingPiece& piece(int stage) const { return pieces_[stage]; }
   __device__ uint64_t* full_barrier(int stage) const { return barriers_ + stage; }
   __device__ SharedBarrier full(int stage) const { return SharedBarrier(barriers_ + stage); }
   __device__ SharedBarrier empty(int stage) const {
@@ -130,7 +135,7 @@ class PieceRing {
  private:
   char* memory_;
   uint32_t address_;
-  Piece* pieces_;
+  RingPiece* pieces_;
   uint64_t* barriers_;
 };
 
@@ -147,6 +152,19 @@ struct SparseTile {
              CeilDivide(segment.query_count * args.attention.group, kWideTileRows) - 1 -
                  (item % args.row_tiles - segment.first_item),
              kWideTileRows) {}
+
+  // Of row `row` of the tile, counted from the tile's first.
+  __device__ int QueryOf(const SparseTileArgs& args, int row) const {
+    return rows.Query(args.attention, row) - rows.first_query;
+  }
+  // Of the rows of a warpgroup, a bit each.
+  __device__ uint64_t QueriesOf(const SparseTileArgs& args, int warpgroup) const {
+    const int begin = warpgroup * kTileRows;
+    if (begin >= rows.count) return 0;
+    const int first = QueryOf(args, begin);
+    const int last = QueryOf(args, min(begin + kTileRows, rows.count) - 1);
+    return (~uint64_t{0} >> (63 - last + first)) << first;
+  }
 };
 
 // By the loading warp: fills the stage's tile at `memory` with the first `count` rows at `source`,
@@ -177,6 +195,8 @@ __device__ void LoadPieces(const SparseTileArgs& args, const SparseTile& tile,
   const int64_t key_count = tile.segment.key_count();
   const int head = tile.rows.key_head;
   const bool is_leader = threadIdx.x % kWarp == 0;
+  static_assert(kComputingWarpgroups == 2);
+  const uint64_t queries[2] = {tile.QueriesOf(args, 0), tile.QueriesOf(args, 1)};
   BlockWalk walk(attention, tile.segment, tile.rows, 0);
   for (bool has_piece = true; has_piece; place.Advance<kStages>()) {
     Piece piece;
@@ -196,7 +216,9 @@ __device__ void LoadPieces(const SparseTileArgs& args, const SparseTile& tile,
       __syncwarp();
     }
     if (is_leader) {
-      ring.piece(stage) = piece;
+      const int warpgroups =
+          ((piece.readers & queries[0]) != 0 ? 1 : 0) | ((piece.readers & queries[1]) != 0 ? 2 : 0);
+      ring.piece(stage) = RingPiece{piece, warpgroups};
       if (has_piece && is_whole) {
         uint64_t* const barrier = ring.full_barrier(stage);
         ArriveExpecting(barrier, 2 * ring.kTileBytes);
@@ -210,6 +232,13 @@ __device__ void LoadPieces(const SparseTileArgs& args, const SparseTile& tile,
   }
 }
 
+// The same value, which the compiler does not know to be: what follows from it is worked out where
+// it is needed, and holds no registers before.
+__device__ inline int Anew(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 // Row `half` (of 2) of the tile that a thread of computing warpgroup `warpgroup` holds.
 __device__ inline int ThreadRow(int warpgroup, int half) {
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
@@ -219,29 +248,19 @@ __device__ inline int ThreadRow(int warpgroup, int half) {
 // What the two rows of a thread of a computing warpgroup read. The tile is looked up wherever it is
 // needed: registers are short.
 struct ThreadRows {
-  int query[2];      // of the tile
-  int keys[2];       // that the row may see at most
-  uint64_t queries;  // of the warpgroup: a bit each
+  int query[2];  // of the tile
+  int keys[2];   // that the row may see at most
 
   __device__ ThreadRows(const SparseTileArgs& args, int item, int warpgroup) {
     const SparseTile tile(args, item);
-    const auto query_of = [&](int row) {
-      return tile.rows.Query(args.attention, row) - tile.rows.first_query;
-    };
     for (int half = 0; half < 2; ++half) {
       const int row = ThreadRow(warpgroup, half);
       const bool is_row = row < tile.rows.count;
-      query[half] = is_row ? query_of(row) : 0;
+      query[half] = is_row ? tile.QueryOf(args, row) : 0;
       keys[half] = is_row ? static_cast<int>(tile.segment.first_position) + tile.rows.first_query +
                                 query[half] + 1
                           : 0;
     }
-    queries = 0;
-    const int begin = warpgroup * kTileRows;
-    if (begin >= tile.rows.count) return;
-    const int first = query_of(begin);
-    const int last = query_of(min(begin + kTileRows, tile.rows.count) - 1);
-    queries = (~uint64_t{0} >> (63 - last + first)) << first;
   }
 
   // Of the keys of a piece, those that a row reads are its first.
@@ -291,28 +310,40 @@ __device__ inline void HoldProduct(float (&d)[kCount][4]) {
   }
 }
 
+// Descriptors of one operand differ by where it starts. The first is taken to be the same on all
+// lanes, which keeps it, and what is added to it, out of the lanes' registers.
+__device__ inline uint64_t OfWarp(uint64_t descriptor) {
+  const auto low = static_cast<uint32_t>(descriptor);
+  return (descriptor >> 32 << 32) | __shfl_sync(kFullMask, low, 0);
+}
+__device__ inline uint64_t Further(uint64_t descriptor, uint32_t bytes) {
+  return descriptor + (bytes >> 4);
+}
+
+// Bytes from the first 16 columns of 64 rows in panels to those of step `step`.
+__device__ constexpr uint32_t ColumnBytes(int step) {
+  return step / 4 * kPieceKeys * kPanelRowBytes + step % 4 * 16 * 2;
+}
+
 // d = left rows', rows: 64 rows of kD columns in panels at `rows`.
 template <int kD>
 __device__ inline void MultiplyByRows(float (&d)[kPieceKeys / 8][4],
                                       const uint32_t (&left)[kD / 16][4], uint32_t rows) {
-  constexpr uint32_t kPanelBytes = kPieceKeys * kPanelRowBytes;
+  const uint64_t right = OfWarp(AlongColumns(rows, 0, 0));
 #pragma unroll
   for (int step = 0; step < kD / 16; ++step) {
-    WarpgroupMultiplyAdd<false>(
-        d, left[step], AlongColumns(rows + step / 4 * kPanelBytes, 0, step % 4 * 16), step > 0);
+    WarpgroupMultiplyAdd<false>(d, left[step], Further(right, ColumnBytes(step)), step > 0);
   }
 }
 
 // The same with 64 left rows in panels at `left`.
 template <int kD>
 __device__ inline void MultiplyByRows(float (&d)[kPieceKeys / 8][4], uint32_t left, uint32_t rows) {
-  constexpr uint32_t kPanelBytes = kPieceKeys * kPanelRowBytes;
+  const uint64_t a = OfWarp(AlongColumns(left, 0, 0)), b = OfWarp(AlongColumns(rows, 0, 0));
 #pragma unroll
   for (int step = 0; step < kD / 16; ++step) {
-    const uint32_t panel = step / 4 * kPanelBytes;
-    const int column = step % 4 * 16;
-    WarpgroupMultiplyAdd<false, false>(d, AlongColumns(left + panel, 0, column),
-                                       AlongColumns(rows + panel, 0, column), step > 0);
+    const uint32_t bytes = ColumnBytes(step);
+    WarpgroupMultiplyAdd<false, false>(d, Further(a, bytes), Further(b, bytes), step > 0);
   }
 }
 
@@ -320,10 +351,10 @@ __device__ inline void MultiplyByRows(float (&d)[kPieceKeys / 8][4], uint32_t le
 template <int kD>
 __device__ inline void AddWeighted(float (&d)[kD / 8][4],
                                    const uint32_t (&weights)[kPieceKeys / 16][4], uint32_t rows) {
-  constexpr uint32_t kPanelBytes = kPieceKeys * kPanelRowBytes;
+  const uint64_t right = OfWarp(AlongRows(rows, 0, kPieceKeys * kPanelRowBytes));
 #pragma unroll
   for (int step = 0; step < kPieceKeys / 16; ++step) {
-    WarpgroupMultiplyAdd<true>(d, weights[step], AlongRows(rows, step * 16, kPanelBytes), true);
+    WarpgroupMultiplyAdd<true>(d, weights[step], Further(right, step * 16 * kPanelRowBytes), true);
   }
 }
 
@@ -335,7 +366,7 @@ __device__ inline void AsLeftOperands(const float (&scores)[kPieceKeys / 8][4],
   }
 }
 
-// A computing warpgroup's pass over the pieces of a tile that one of `queries` reads:
+// A computing warpgroup's pass over the pieces of a tile that one of its queries reads:
 //   out += W R   with R the rows of a piece at right(stage), W the weights that settle gives.
 // The products that W is made of are multiplied ahead of W R of the piece before, so that W is made
 // while a product runs; the other warpgroup fills what is left.
@@ -348,7 +379,7 @@ __device__ inline void AsLeftOperands(const float (&scores)[kPieceKeys / 8][4],
 // `out`, too. The stage of a piece is held until its W R has ended. A warpgroup that skips so many
 // pieces that the ring would run dry behind the one it holds takes that one's W R first.
 template <int kD, int kStages, typename Right, typename Multiply, typename Weigh, typename Settle>
-__device__ void ReadPieces(const PieceRing<kD, kStages>& ring, uint64_t queries, RingPlace& place,
+__device__ void ReadPieces(const PieceRing<kD, kStages>& ring, int warpgroup, RingPlace& place,
                            const Right& right, const Multiply& multiply, const Weigh& weigh,
                            const Settle& settle, float (&out)[kD / 8][4]) {
   constexpr int kNone = -1;
@@ -366,9 +397,9 @@ __device__ void ReadPieces(const PieceRing<kD, kStages>& ring, uint64_t queries,
   };
   for (;; place.Advance<kStages>()) {
     const int stage = place.stage;
-    const Piece piece = ring.Take(place);
+    const RingPiece piece = ring.Take(place);
     if (piece.count == 0) break;
-    if ((piece.readers & queries) == 0) {
+    if ((piece.warpgroups >> warpgroup & 1) == 0) {
       ring.Release(stage);
       if (held == kNone || ++skipped < kStages - 1) continue;
       finish_held();
