@@ -16,9 +16,9 @@ namespace salamander::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kChunkQueries = 1024;
 constexpr int kStepQueries = 64;     // a bit each of a block's mask
 constexpr int kWindowBlocks = 2048;  // blocks that counters in shared memory serve at once
+constexpr int kSumBatch = 16;        // loads under way at once
 constexpr int kScanThreads = 1024;
 // A part is at least as long as hides its cost, and a quarter of the longest list there can be:
 // short beside a multiprocessor's share of the work, and few enough that the parts' sums stay
@@ -44,20 +44,22 @@ struct ListArgs {
   int32_t* queries;  // all lists
 };
 
-// Calls visit(query, block) by all threads for the blocks in [first, end) that queries
+// Calls visit(query, block), by a warp for a query, for the blocks in [first, end) that queries
 // [begin, begin + count) name. Blocks after a query's own count as not named.
 template <typename Visit>
 __device__ void VisitLists(const ListArgs& args, const ListSegment& segment, int key_head,
                            int64_t begin, int count, int64_t first, int64_t end,
                            const Visit& visit) {
-  for (int i = static_cast<int>(threadIdx.x); i < count * args.list_length; i += kThreads) {
-    const int64_t query = begin + i / args.list_length;
-    const int64_t row = segment.query_begin + query;
-    const int block =
-        args.lists[(row * args.key_heads + key_head) * args.list_length + i % args.list_length];
-    if (block < first || block >= end) continue;
-    if (block > (segment.first_position + query) / args.block_size) continue;
-    visit(query, block);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  for (int i = static_cast<int>(threadIdx.x) / kWarp; i < count; i += kThreads / kWarp) {
+    const int64_t query = begin + i;
+    const int64_t own = (segment.first_position + query) / args.block_size;
+    const int32_t* const list =
+        args.lists + ((segment.query_begin + query) * args.key_heads + key_head) * args.list_length;
+    for (int n = lane; n < args.list_length; n += kWarp) {
+      const int block = list[n];
+      if (block >= first && block < end && block <= own) visit(query, block);
+    }
   }
 }
 
@@ -67,9 +69,8 @@ __global__ void CountReadersKernel(const ListArgs args) {
   const ListSegment segment =
       EntryOf(args.segments, args.segment_count, blockIdx.x, &ListSegment::first_chunk);
   const int64_t chunk = blockIdx.x - segment.first_chunk;
-  const int64_t begin = chunk * kChunkQueries;
-  const int count =
-      static_cast<int>(min(static_cast<int64_t>(kChunkQueries), segment.query_count - begin));
+  const int64_t begin = chunk * kListChunk;
+  const int count = static_cast<int>(min(kListChunk, segment.query_count - begin));
   int32_t* const cells =
       args.counts + blockIdx.y * args.cells + segment.first_cell + chunk * segment.blocks;
   for (int64_t first = 0; first < segment.blocks; first += kWindowBlocks) {
@@ -95,12 +96,20 @@ __global__ void SumChunksKernel(const ListArgs args) {
       EntryOf(args.segments, args.segment_count, index, &ListSegment::first_block);
   int32_t* cell =
       args.counts + blockIdx.y * args.cells + segment.first_cell + index - segment.first_block;
+  const int64_t chunks = CeilDivide(segment.query_count, kListChunk);
   int32_t sum = 0;
-  for (int64_t begin = 0; begin < segment.query_count; begin += kChunkQueries) {
-    const int32_t count = *cell;
-    *cell = sum;
-    sum += count;
-    cell += segment.blocks;
+  for (int64_t chunk = 0; chunk < chunks; chunk += kSumBatch) {
+    int32_t counts[kSumBatch];
+#pragma unroll
+    for (int i = 0; i < kSumBatch; ++i) {
+      counts[i] = chunk + i < chunks ? cell[i * segment.blocks] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kSumBatch; ++i) {
+      if (chunk + i < chunks) cell[i * segment.blocks] = sum;
+      sum += counts[i];
+    }
+    cell += kSumBatch * segment.blocks;
   }
   args.begins[blockIdx.y * args.blocks + index] = sum;
 }
@@ -151,8 +160,8 @@ __global__ void FillReadersKernel(const ListArgs args) {
   const ListSegment segment =
       EntryOf(args.segments, args.segment_count, blockIdx.x, &ListSegment::first_chunk);
   const int64_t chunk = blockIdx.x - segment.first_chunk;
-  const int64_t chunk_begin = chunk * kChunkQueries;
-  const int64_t chunk_end = min(chunk_begin + kChunkQueries, segment.query_count);
+  const int64_t chunk_begin = chunk * kListChunk;
+  const int64_t chunk_end = min(chunk_begin + kListChunk, segment.query_count);
   const int32_t* const cells =
       args.counts + blockIdx.y * args.cells + segment.first_cell + chunk * segment.blocks;
   const int64_t* const begins = args.begins + blockIdx.y * args.blocks + segment.first_block;
@@ -203,7 +212,7 @@ absl::StatusOr<BlockReaders> FindBlockReaders(const ExecutionContext& context,
   int64_t chunks = 0, queries = 0, longest = 1;
   for (const Segment& segment : attention.segments) {
     const int64_t blocks = CeilDivide(segment.key_count(), attention.block_size);
-    const int64_t segment_chunks = CeilDivide(segment.query_count, kChunkQueries);
+    const int64_t segment_chunks = CeilDivide(segment.query_count, kListChunk);
     segments.push_back({segment.query_begin, segment.query_count, segment.first_position,
                         args.blocks, blocks, chunks, args.cells});
     args.blocks += blocks;
@@ -232,6 +241,8 @@ absl::StatusOr<BlockReaders> FindBlockReaders(const ExecutionContext& context,
   readers.queries = args.queries;
   readers.begins = args.begins;
   readers.blocks = args.blocks;
+  readers.before = args.counts;
+  readers.cells = args.cells;
   readers.part_queries = std::max(kLeastPartQueries, CeilDivide(longest, kMostParts));
   readers.most_parts = CeilDivide(longest, readers.part_queries);
   if (readers.most_parts == 1) return readers;

@@ -12,6 +12,8 @@
 
 namespace salamander::cuda {
 
+constexpr int64_t kListChunk = 256;
+
 // Readers of block b of segment s for KV head h: queries[begins[i] .. begins[i + 1]) with
 // i = h * blocks + first_block(s) + b, counted from the segment's first query. Blocks with more
 // than part_queries readers, the first of a document above all, are worked on in parts of so many.
@@ -23,6 +25,10 @@ struct BlockReaders {
   const int64_t* first_parts;  // [Hkv * blocks + 1] parts of the blocks before that are in parts
   int64_t most_parts;          // that a block can have
   int64_t stored_parts;        // no fewer than there are in blocks in parts
+  // How many of a block's readers lie before a chunk of kListChunk queries: [Hkv, cells], and of a
+  // head the segments' [chunks, blocks] one after the other.
+  const int32_t* before;
+  int64_t cells;
 };
 
 // Memory comes from the context's arena and lasts as long as the caller's scope. Blocks of a
