@@ -38,11 +38,34 @@ __device__ inline void CopyPanels(const CUtensorMap& map, int row, int head, uin
       : "memory");
 }
 
+// The box of `map` (MakeRowMap) from column `column`, a multiple of 64, of row `row`, to rows of a
+// panel.
+__device__ inline void CopyPanelRows(const CUtensorMap& map, int column, int row,
+                                     uint32_t destination, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3}], [%4];" ::"r"(destination),
+      "l"(&map), "r"(column), "r"(row), "r"(SharedAddress(barrier))
+      : "memory");
+}
+
+// Whole vectors of 16 bytes, aligned on either side.
+__device__ inline void CopyBytes(const void* source, int bytes, uint32_t destination,
+                                 uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(destination),
+      "l"(source), "r"(bytes), "r"(SharedAddress(barrier))
+      : "memory");
+}
+
 #else
 
 __device__ inline void FenceBarriersForCopies() {}
 __device__ inline void ArriveExpecting(uint64_t*, int) {}
 __device__ inline void CopyPanels(const CUtensorMap&, int, int, uint32_t, uint64_t*) {}
+__device__ inline void CopyPanelRows(const CUtensorMap&, int, int, uint32_t, uint64_t*) {}
+__device__ inline void CopyBytes(const void*, int, uint32_t, uint64_t*) {}
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 

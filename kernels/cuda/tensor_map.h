@@ -17,6 +17,10 @@ namespace salamander::cuda {
 // another. Rows beyond the tensor's land as zeros.
 absl::StatusOr<CUtensorMap> MakePanelMap(const TensorView& tensor, int rows);
 
+// Of `tensor` [T, H, D] as T * H rows: boxes of 64 columns of `rows` rows, at coordinates {column,
+// row}, land as rows of a panel.
+absl::StatusOr<CUtensorMap> MakeRowMap(const TensorView& tensor, int rows);
+
 }  // namespace salamander::cuda
 
 #endif  // KERNELS_CUDA_TENSOR_MAP_H_

@@ -93,6 +93,9 @@ TEST(SparseAttentionGpuTest, MatchesTwinForEveryGroupHeadDimAndBlockSize) {
       {{.documents = {1, 310}, .heads = 4, .key_heads = 1, .head_dim = 64}},
       {{.documents = {270}, .heads = 16, .key_heads = 1, .head_dim = 128}},
       {{.documents = {700}, .heads = 32, .key_heads = 2, .head_dim = 128}, 64, 0.4, 6},
+      {{.documents = {65, 1, 1300, 200}, .heads = 16, .key_heads = 2, .head_dim = 64}, 64, 0.2},
+      {{.documents = {1100}, .heads = 32, .key_heads = 1, .head_dim = 64}, 128, 0.4, 4},
+      {{.documents = {520}, .heads = 64, .key_heads = 1, .head_dim = 128}, 192, 0.4, 2},
       {{.documents = {90, 41}, .heads = 6, .key_heads = 2}, 8},
       {{.documents = {333}, .heads = 4, .key_heads = 2, .head_dim = 48}, 48},
       {{.documents = {700}, .heads = 2, .key_heads = 1}, 128},
@@ -126,6 +129,15 @@ TEST(SparseAttentionGpuTest, ThousandsOfBlocksOfOneKeyMatchTwin) {
 TEST(SparseAttentionGpuTest, LongStreamOffsetsMatchTwin) {
   AttentionProblem problem = OffsetAttention();
   SetLists(problem, 2, 128, RandomChoice(0.9, 3));
+  const StreamPlace place = EndOfLongStream(problem);
+  SKIP_WITHOUT_GPU_MEMORY_FOR(problem, place);
+  ExpectGpuNear(kSparse.Run(problem, place), Twin(problem));
+}
+
+TEST(SparseAttentionGpuTest, LongStreamOffsetsOfAWideGroupMatchTwin) {
+  AttentionProblem problem = RoundedAttention(
+      {.documents = {260, 1, 69}, .heads = 32, .key_heads = 2, .head_dim = kLongWidth / 32});
+  SetLists(problem, 64, 128, RandomChoice(0.7, 3));
   const StreamPlace place = EndOfLongStream(problem);
   SKIP_WITHOUT_GPU_MEMORY_FOR(problem, place);
   ExpectGpuNear(kSparse.Run(problem, place), Twin(problem));
@@ -226,6 +238,12 @@ TEST(SparseAttentionGpuTest, RowsOutsideSegmentsAreNeitherReadNorWritten) {
   const AttentionProblem actual = kSparse.Run(problem);
   ExpectOtherRowsUntouched(problem, actual);
   ExpectGpuNear(actual, Twin(problem));
+  problem = RoundedAttention(
+      {.documents = {100, 1, 633}, .heads = 16, .key_heads = 1, .head_dim = 128, .gap = 3});
+  SetLists(problem, 64, 6, RandomChoice(0.4, 5));
+  const AttentionProblem wide = kSparse.Run(problem);
+  ExpectOtherRowsUntouched(problem, wide);
+  ExpectGpuNear(wide, Twin(problem));
 }
 
 TEST(SparseAttentionGpuTest, LaterDocumentsIgnoreEarlierTokens) {
@@ -250,6 +268,10 @@ TEST(SparseAttentionGpuTest, NaNStaysInItsDocument) {
   AttentionProblem problem = RoundedAttention(
       {.documents = {70, 1, 333, 40, 64}, .heads = 6, .key_heads = 2, .head_dim = 64});
   SetLists(problem, 16, 6, RandomChoice(0.4, 5));
+  ExpectNaNStaysInItsDocument(kSparse, problem);
+  problem = RoundedAttention(
+      {.documents = {70, 1, 633, 40, 64}, .heads = 16, .key_heads = 2, .head_dim = 64});
+  SetLists(problem, 64, 6, RandomChoice(0.4, 5));
   ExpectNaNStaysInItsDocument(kSparse, problem);
 }
 
@@ -279,15 +301,19 @@ TEST(SparseAttentionGpuTest, ChunkedPrefillAndDecodingMatchTwin) {
   SKIP_WITHOUT_GPU();
   AttentionProblem problem =
       RoundedAttention({.documents = {331}, .heads = 32, .key_heads = 2, .head_dim = 64});
-  SetLists(problem, 16, 19, RandomChoice(0.9, 5));
-  for (const Segment& segment :
-       {Segment{.query_begin = 130, .query_count = 100, .key_begin = 0, .first_position = 130},
-        Segment{.query_begin = 329, .query_count = 2, .key_begin = 0, .first_position = 329},
-        Segment{.query_begin = 330, .query_count = 1, .key_begin = 0, .first_position = 330}}) {
-    problem.segments = {segment};
-    const AttentionProblem actual = kSparse.Run(problem);
-    ExpectOtherRowsUntouched(problem, actual);
-    ExpectGpuNear(actual, Twin(problem));
+  const std::vector<Segment> whole = problem.segments;
+  for (const int64_t block_size : {16, 64}) {
+    problem.segments = whole;
+    SetLists(problem, block_size, 19, RandomChoice(0.9, 5));
+    for (const Segment& segment :
+         {Segment{.query_begin = 130, .query_count = 100, .key_begin = 0, .first_position = 130},
+          Segment{.query_begin = 329, .query_count = 2, .key_begin = 0, .first_position = 329},
+          Segment{.query_begin = 330, .query_count = 1, .key_begin = 0, .first_position = 330}}) {
+      problem.segments = {segment};
+      const AttentionProblem actual = kSparse.Run(problem);
+      ExpectOtherRowsUntouched(problem, actual);
+      ExpectGpuNear(actual, Twin(problem));
+    }
   }
 }
 

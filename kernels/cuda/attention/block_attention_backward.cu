@@ -72,6 +72,9 @@ absl::Status BlockAttentionBackward(const ExecutionContext& context,
   if (!attention.blocks.empty()) {
     ASSIGN_OR_RETURN(args.readers, FindBlockReaders(context, attention));
   }
+  if (HopperKeysServe(context, attention, args)) {
+    return HopperBackwardKeys(context, attention, gradients, args);
+  }
   ASSIGN_OR_RETURN(args.attention.segments,
                    UploadArray<SegmentPlan>(context, absl::MakeConstSpan(plan.keys)));
   return LaunchBackwardKeys(context, args, plan.key_items);

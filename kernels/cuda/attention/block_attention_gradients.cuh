@@ -34,6 +34,12 @@ absl::Status LaunchBackwardQueries(const ExecutionContext& context, const Backwa
 // Requires: the segments' items are (piece of a block, KV head), PiecesOfBlock() to a block.
 absl::Status LaunchBackwardKeys(const ExecutionContext& context, BackwardArgs args, int64_t items);
 
+// The same on Hopper, where HopperKeysServe: plans by itself, whatever the segments' items are.
+bool HopperKeysServe(const ExecutionContext& context, const BlockAttention& attention,
+                     const BackwardArgs& args);
+absl::Status HopperBackwardKeys(const ExecutionContext& context, const BlockAttention& attention,
+                                const BlockAttentionGradients& gradients, BackwardArgs args);
+
 // A block's keys in pieces of up to kPieceKeys.
 __host__ __device__ inline int64_t PiecesOfBlock(int64_t block_size) {
   return CeilDivide(block_size, kPieceKeys);
