@@ -9,32 +9,11 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention/block_attention_tiles.cuh"
-#include "kernels/cuda/attention/key_windows.cuh"
+#include "kernels/cuda/attention/selection_tiles.cuh"
 
 namespace salamander::cuda {
 
 constexpr int kScorePitch = kPieceKeys + 1;
-
-struct SelectArgs {
-  AttentionArgs rows;  // q, heads and segments
-  const BFloat16 *fine_keys, *coarse_keys;
-  Windows fine, coarse;
-  int64_t block_size, init_blocks, local_blocks;
-  int selected_blocks;
-  int tile_queries, tile_rows;  // rows: queries * G
-  int64_t items;
-  int64_t score_pitch;
-  float* scores;    // [thread blocks, tile_queries, score_pitch]
-  int32_t* blocks;  // [T, Hkv, selected_blocks]
-
-  // Blocks [begin, end) that compete by score for the query at a position.
-  __device__ int64_t CandidatesBegin(int64_t position) const {
-    return min(init_blocks, position / block_size + 1);
-  }
-  __device__ int64_t CandidatesEnd(int64_t position) const {
-    return max(CandidatesBegin(position), position / block_size - local_blocks);
-  }
-};
 
 // 64 of a tile's rows: row r is query r / G with head r % G.
 struct SelectionRows {

@@ -13,7 +13,9 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/attention/block_attention_tiles.cuh"
 #include "kernels/cuda/attention/block_scores.cuh"
+#include "kernels/cuda/attention/block_selection_warpgroups.h"
 #include "kernels/cuda/attention/block_top_k.cuh"
+#include "kernels/cuda/attention/selection_tiles.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/runtime.h"
 
@@ -30,25 +32,18 @@ template <int kD>
 __global__ void __launch_bounds__(kTileThreads, 2) SelectKernel(const SelectArgs args) {
   extern __shared__ __align__(128) char memory[];
   __shared__ int bins[kTileThreads / kWarp][kBins];
-  const AttentionArgs& rows = args.rows;
   float* const block_scores = args.scores + blockIdx.x * args.tile_queries * args.score_pitch;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
-    const SegmentPlan segment = SegmentOfItem(rows.segments, rows.segment_count, item);
-    const int64_t local = item - segment.first_item;
-    const int key_head = static_cast<int>(local % rows.key_heads);
-    const int64_t tiles = CeilDivide(segment.query_count, args.tile_queries);
-    const int64_t first_query = (tiles - 1 - local / rows.key_heads) * args.tile_queries;
-    const int queries = static_cast<int>(
-        min(segment.query_count - first_query, static_cast<int64_t>(args.tile_queries)));
-    const int64_t position = segment.first_position + first_query;
-    if ((position + queries - 1) / args.block_size + 1 > args.selected_blocks) {
-      TileScorer<kD>(args, segment, memory, key_head, first_query, queries, block_scores).Run();
+    const SelectionTile tile(args, item);
+    if (tile.IsScored(args)) {
+      TileScorer<kD>(args, tile.segment, memory, tile.key_head, tile.first_query, tile.queries,
+                     block_scores)
+          .Run();
     }
-    for (int query = warp; query < queries; query += kTileThreads / kWarp) {
-      const int64_t row = segment.query_begin + first_query + query;
-      ListBlocks(args, position + query, block_scores + query * args.score_pitch, bins[warp],
-                 args.blocks + (row * rows.key_heads + key_head) * args.selected_blocks);
+    for (int query = warp; query < tile.queries; query += kTileThreads / kWarp) {
+      ListBlocks(args, tile.Position(query), block_scores + query * args.score_pitch, bins[warp],
+                 args.List(tile.Row(query), tile.key_head));
     }
     __syncthreads();
   }
@@ -71,8 +66,6 @@ SelectArgs MakeSelectArgs(const SelectBlocksArgs& args) {
   select.init_blocks = args.shape.init_blocks;
   select.local_blocks = args.shape.local_blocks;
   select.selected_blocks = static_cast<int>(args.shape.selected_blocks);
-  select.tile_queries = std::max(1, kTileRows / select.rows.group);
-  select.tile_rows = select.tile_queries * select.rows.group;
   select.blocks = args.blocks.data<int32_t>();
   return select;
 }
@@ -83,25 +76,33 @@ absl::Status SelectBlocks(const ExecutionContext& context, const SelectBlocksArg
   RETURN_IF_ERROR(CheckHeadDim("SelectBlocks", args.q.dim(2)));
   const ArenaScope scope(*context.arena);
   SelectArgs select = MakeSelectArgs(args);
+  const bool has_warpgroups = CanSelectByWarpgroups(context, select);
+  select.tile_queries =
+      has_warpgroups ? kWarpgroupTileQueries : std::max(1, kTileRows / select.rows.group);
+  select.tile_rows = select.tile_queries * select.rows.group;
   std::vector<SegmentPlan> segments;
+  int64_t most_blocks = 0;
   for (const Segment& segment : args.segments) {
     SegmentPlan entry = {segment.query_begin, segment.query_count, segment.key_begin,
                          segment.first_position};
     entry.first_item = select.items;
     segments.push_back(entry);
     select.items += CeilDivide(segment.query_count, select.tile_queries) * select.rows.key_heads;
-    select.score_pitch =
-        std::max(select.score_pitch, CeilDivide(segment.key_count(), args.shape.block_size));
+    most_blocks = std::max(most_blocks, CeilDivide(segment.key_count(), args.shape.block_size));
   }
   if (segments.empty()) return absl::OkStatus();
   ASSIGN_OR_RETURN(select.rows.segments,
                    UploadArray<SegmentPlan>(context, absl::MakeConstSpan(segments)));
   select.rows.segment_count = static_cast<int>(segments.size());
-  const int64_t scores_per_block = select.tile_queries * select.score_pitch;
+  select.score_pitch = CeilDivide(most_blocks, kWarpgroupScoreMultiple) * kWarpgroupScoreMultiple;
+  const int64_t tile_scores = select.tile_queries * select.score_pitch;
+  const int64_t tiles_at_once = has_warpgroups ? kWarpgroupTilesAtOnce : 1;
+  const int64_t resident = has_warpgroups ? 1 : kBlocksPerMultiprocessor;
   const int64_t blocks =
-      std::min({select.items, int64_t{kBlocksPerMultiprocessor} * context.cuda->multiprocessors(),
-                std::max<int64_t>(1, kScratchBytes / 4 / scores_per_block)});
-  select.scores = context.arena->Array<float>(blocks * scores_per_block);
+      std::min({select.items, resident * context.cuda->multiprocessors(),
+                std::max<int64_t>(1, kScratchBytes / 4 / (tile_scores * tiles_at_once))});
+  select.scores = context.arena->Array<float>(blocks * tiles_at_once * tile_scores);
+  if (has_warpgroups) return SelectByWarpgroups(context, select, blocks);
   return ForTileColumns(select.rows.head_dim, [&]<int kD>() -> absl::Status {
     const int bytes = SelectionMemory<kD>::Bytes(select);
     return Launch(context, "SelectKernel", SelectKernel<kD>,

@@ -5,90 +5,135 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/attention/block_scores.cuh"
+#include "kernels/cuda/attention/selection_tiles.cuh"
 
 namespace salamander::cuda {
 
 constexpr int kBins = 256;
 
-// The `places`-th largest of scores [begin, end), by bits, and how many equal to it are among the
-// `places` best. Scores are not negative, so their bits order them. By a warp; bins: kBins
-// counters.
-__device__ inline void FindCut(const float* scores, int64_t begin, int64_t end, int places,
-                               int* bins, unsigned& cut, int& ties) {
+// Calls visit(block, bits of its score, block < end) for blocks [begin, end) in order, a warp's
+// width at a time, by all lanes together.
+template <typename Visit>
+__device__ void VisitScores(const float* scores, int begin, int end, const Visit& visit) {
+  constexpr int kAtOnce = 8;  // loads under way
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  constexpr int kBinsPerLane = kBins / kWarp;
-  unsigned prefix = 0, known = 0;
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    for (int i = lane; i < kBins; i += kWarp) bins[i] = 0;
-    __syncwarp();
-    for (int64_t block = begin + lane; block < end; block += kWarp) {
-      const unsigned bits = __float_as_uint(scores[block]);
-      if ((bits & known) == prefix) atomicAdd(&bins[bits >> shift & (kBins - 1)], 1);
+  for (int first = begin; first < end; first += kAtOnce * kWarp) {
+    unsigned bits[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int block = first + i * kWarp + lane;
+      bits[i] = block < end ? __float_as_uint(scores[block]) : 0;
     }
-    __syncwarp();
-    // Lane l owns the l-th eight bins from above.
-    const int top = kBins - 1 - lane * kBinsPerLane;
-    int own = 0;
-    for (int i = 0; i < kBinsPerLane; ++i) own += bins[top - i];
-    int through = own;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i * kWarp >= end) break;
+      const int block = first + i * kWarp + lane;
+      visit(block, bits[i], block < end);
+    }
+  }
+}
+
+// Scores by their bits, which order them as they are not negative.
+struct ScoreCut {
+  unsigned bits;  // what is above is taken
+  int ties;       // and so many of those that equal it
+};
+
+// The bin of the `places`-th best in a histogram, how many of the bin are among the `places` best,
+// and how many there are. By a warp.
+struct CutBin {
+  int bin, places, count;
+
+  __device__ CutBin(const int* bins, int wanted) {
+    constexpr int kOwn = kBins / kWarp;
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int top = kBins - 1 - lane * kOwn;  // lane l owns the l-th eight bins from above
+    int own[kOwn], sum = 0;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) sum += own[i] = bins[top - i];
+    int through = sum;
+#pragma unroll
     for (int offset = 1; offset < kWarp; offset *= 2) {
       const int other = __shfl_up_sync(kFullMask, through, offset);
       if (lane >= offset) through += other;
     }
-    const int owner = __ffs(static_cast<int>(__ballot_sync(kFullMask, through >= places))) - 1;
-    int bin = top, left = places - (through - own);
-    if (lane == owner) {
-      while (left > bins[bin]) left -= bins[bin--];
+    const int owner = __ffs(static_cast<int>(__ballot_sync(kFullMask, through >= wanted))) - 1;
+    bin = top;
+    places = wanted - (through - sum);
+    count = own[0];
+#pragma unroll
+    for (int i = 1; i < kOwn; ++i) {
+      if (bin != top - i + 1 || places <= count) continue;
+      places -= count;
+      count = own[i];
+      --bin;
     }
     bin = __shfl_sync(kFullMask, bin, owner);
-    places = __shfl_sync(kFullMask, left, owner);
-    prefix |= static_cast<unsigned>(bin) << shift;
-    known |= static_cast<unsigned>(kBins - 1) << shift;
-    __syncwarp();
+    places = __shfl_sync(kFullMask, places, owner);
+    count = __shfl_sync(kFullMask, count, owner);
   }
-  cut = prefix;
-  ties = places;
+};
+
+// Where to cut scores [begin, end) so that `places` are taken, 0 < places < end - begin. Narrows
+// the range that holds the cut to one of 256 parts at a time, until all or nothing of it is taken
+// or it is one value. By a warp; bins: kBins counters.
+__device__ inline ScoreCut FindCut(const float* scores, int begin, int end, int places, int* bins) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  unsigned low = ~0U, high = 0;
+  VisitScores(scores, begin, end, [&](int, unsigned bits, bool is_block) {
+    if (!is_block) return;
+    low = min(low, bits);
+    high = max(high, bits);
+  });
+  low = __reduce_min_sync(kFullMask, low);
+  high = __reduce_max_sync(kFullMask, high);
+  while (true) {
+    for (int i = lane; i < kBins; i += kWarp) bins[i] = 0;
+    __syncwarp();
+    const int shift = max(24 - __clz(static_cast<int>(high - low)), 0);
+    VisitScores(scores, begin, end, [&](int, unsigned bits, bool is_block) {
+      if (is_block && bits >= low && bits <= high) atomicAdd(&bins[(bits - low) >> shift], 1);
+    });
+    __syncwarp();
+    const CutBin cut(bins, places);
+    __syncwarp();
+    places = cut.places;
+    low += static_cast<unsigned>(cut.bin) << shift;
+    if (shift == 0 || cut.count == places) return {low, places};
+    high = min(high, low + (1U << shift) - 1);
+  }
 }
 
 // Writes the list of the query at `position`, by a warp.
 __device__ inline void ListBlocks(const SelectArgs& args, int64_t position, const float* scores,
                                   int* bins, int32_t* list) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t current = position / args.block_size;
-  const int64_t begin = args.CandidatesBegin(position), end = args.CandidatesEnd(position);
-  const int local = static_cast<int>(current + 1 - end);
-  const int places = args.selected_blocks - static_cast<int>(begin) - local;
-  for (int64_t block = lane; block < begin; block += kWarp) {
-    list[block] = static_cast<int32_t>(block);
-  }
-  int64_t written = begin;
+  const int current = static_cast<int>(position / args.block_size);
+  const int begin = static_cast<int>(args.CandidatesBegin(position));
+  const int end = static_cast<int>(args.CandidatesEnd(position));
+  const int local = current + 1 - end;
+  const int places = args.selected_blocks - begin - local;
+  for (int block = lane; block < begin; block += kWarp) list[block] = block;
+  int written = begin;
   if (end - begin <= places) {
-    for (int64_t block = begin + lane; block < end; block += kWarp) {
-      list[block] = static_cast<int32_t>(block);
-    }
+    for (int block = begin + lane; block < end; block += kWarp) list[block] = block;
     written = end;
   } else if (places > 0) {
-    unsigned cut;
-    int ties;
-    FindCut(scores, begin, end, places, bins, cut, ties);
+    ScoreCut cut = FindCut(scores, begin, end, places, bins);
     const unsigned lower = (1U << lane) - 1;
-    for (int64_t first = begin; first < end; first += kWarp) {
-      const int64_t block = first + lane;
-      const bool is_block = block < end;
-      const unsigned bits = is_block ? __float_as_uint(scores[block]) : 0;
-      const unsigned tied = __ballot_sync(kFullMask, is_block && bits == cut);
+    VisitScores(scores, begin, end, [&](int block, unsigned bits, bool is_block) {
+      const unsigned tied = __ballot_sync(kFullMask, is_block && bits == cut.bits);
       const bool is_taken =
-          is_block && (bits > cut || (bits == cut && __popc(tied & lower) < ties));
+          is_block && (bits > cut.bits || (bits == cut.bits && __popc(tied & lower) < cut.ties));
       const unsigned taken = __ballot_sync(kFullMask, is_taken);
-      if (is_taken) list[written + __popc(taken & lower)] = static_cast<int32_t>(block);
-      ties -= min(ties, __popc(tied));
+      if (is_taken) list[written + __popc(taken & lower)] = block;
+      cut.ties -= min(cut.ties, __popc(tied));
       written += __popc(taken);
-    }
+    });
   }
-  for (int i = lane; i < local; i += kWarp) list[written + i] = static_cast<int32_t>(end) + i;
+  for (int i = lane; i < local; i += kWarp) list[written + i] = end + i;
   written += local;
-  for (int64_t i = written + lane; i < args.selected_blocks; i += kWarp) list[i] = -1;
+  for (int i = written + lane; i < args.selected_blocks; i += kWarp) list[i] = -1;
 }
 
 }  // namespace salamander::cuda

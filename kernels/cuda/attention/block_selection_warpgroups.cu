@@ -1,0 +1,561 @@
+// Block selection by warpgroup products (wgmma). A thread block takes tiles of 16 queries of one KV
+// head, the longest first. Its 12 warps have three parts:
+//   loader (1 warp)        the tile's queries, then its coarse keys and its fine keys, 64 windows
+//                          at a time, into a ring of shared memory
+//   scorers (2 warpgroups) eight queries each: products of queries and keys, the normaliser, the
+//                          weights, their sum over the group, the maximum over a block's windows
+//   listers (3 warps)      the best blocks of a tile's queries (block_top_k.cuh), while the scorers
+//                          are at the next tile
+// Products and exponentials take about the same time, so a scorer has one product under way while
+// it works on the result of another.
+//
+// A scorer's 128 rows, 8 queries of 16 heads, are two products of 64 rows whose left operands stay
+// in registers. Rows are dealt out such that a lane's four (two of each product) are heads m, m +
+// 4, m + 8 and m + 12 of query lane / 16 of the warp, m = lane / 4 % 4: the sum over a group is
+// three additions in the thread and then two exchanges, which also deal out the windows. Windows
+// lie in shared memory in such an order that a lane ends up with the four windows that begin in
+// block lane % 16 of the 16 blocks of a tile of keys. The window that reaches into the block from
+// the one before it comes from the lane below.
+//
+// A query's result does not depend on its neighbours: tiles of windows start at the same window for
+// all, and all sums have a fixed order.
+//
+// Registers: 64 left operands, 64 accumulators, 16 sums of a thread. Shared memory for heads of
+// 128: 64 KiB of keys, 64 KiB of queries, 3 KiB of counters.
+#include "kernels/cuda/attention/block_selection_warpgroups.h"
+#include "kernels/cuda/attention/block_top_k.cuh"
+#include "kernels/cuda/attention/selection_tiles.cuh"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/cuda/warpgroup.cuh"
+
+namespace salamander::cuda {
+namespace {
+
+constexpr int kGroup = 16;         // query heads of a KV head
+constexpr int kScorers = 2;        // warpgroups
+constexpr int kScorerQueries = 8;  // of a tile
+constexpr int kScorerWarps = kScorers * 4;
+constexpr int kListers = 3;  // warps
+constexpr int kThreads = (1 + kScorers) * kWarpgroup;
+constexpr int kWindows = 64;  // in a tile of keys
+constexpr int kWindowsPerBlock = 4;
+constexpr int kBlocks = kWindows / kWindowsPerBlock;
+constexpr int kStages = 4;
+constexpr int kTileQueries = kWarpgroupTileQueries;
+constexpr int kScoreBuffers = kWarpgroupTilesAtOnce;
+static_assert(kTileQueries == kScorers * kScorerQueries && kBlocks == kWarpgroupScoreMultiple);
+
+// Together no more than the threads are launched with: 168 each.
+constexpr int kScorerRegisters = 208, kOtherRegisters = 88;
+
+// Barriers in shared memory, each pair for what one part fills and another empties.
+struct Barriers {
+  uint64_t keys_full[kStages], keys_empty[kStages];
+  uint64_t queries_full, queries_empty;
+  uint64_t scores_full[kScoreBuffers], scores_empty[kScoreBuffers];
+};
+
+// Memory of a thread block.
+template <int kD>
+struct SharedMemory {
+  static constexpr int kPanelBytes = kWindows * kPanelRowBytes;
+  static constexpr int kKeyBytes = kWindows * kD * 2;
+  static constexpr int kQueries = kStages * kKeyBytes;
+  static constexpr int kCounters = kQueries + kTileQueries * kGroup * kD * 2;
+  static constexpr int kBarriers = kCounters + kListers * kBins * 4;
+  static constexpr int kBytes = kBarriers + static_cast<int>(sizeof(Barriers));
+
+  char* memory;
+
+  __device__ uint32_t Keys(int stage) const { return SharedAddress(memory) + stage * kKeyBytes; }
+  __device__ SharedTile<kD> Queries() const { return SharedTile<kD>(memory + kQueries); }
+  __device__ int* Counters(int lister) const {
+    return reinterpret_cast<int*>(memory + kCounters) + lister * kBins;
+  }
+  __device__ Barriers& barriers() const { return *reinterpret_cast<Barriers*>(memory + kBarriers); }
+
+  __device__ void InitBarriers() const {
+    Barriers& all = barriers();
+    for (int i = 0; i < kStages; ++i) {
+      SharedBarrier(&all.keys_full[i]).Init(kWarp);
+      SharedBarrier(&all.keys_empty[i]).Init(kScorerWarps);
+    }
+    SharedBarrier(&all.queries_full).Init(kWarp);
+    SharedBarrier(&all.queries_empty).Init(kScorerWarps);
+    for (int i = 0; i < kScoreBuffers; ++i) {
+      SharedBarrier(&all.scores_full[i]).Init(kScorerWarps);
+      SharedBarrier(&all.scores_empty[i]).Init(kListers);
+    }
+  }
+};
+
+// Which of `kSlots` slots of a ring is next, and the parities that its barriers have before it is
+// filled and once it is.
+template <int kSlots>
+struct RingPlace {
+  int slot = 0, round = 0;
+
+  __device__ int EmptyParity() const { return (round & 1) ^ 1; }
+  __device__ int FullParity() const { return round & 1; }
+  __device__ void Advance() {
+    if (++slot < kSlots) return;
+    slot = 0;
+    round ^= 1;
+  }
+};
+
+// Calls visit(tile) for the thread block's tiles. The thread blocks take turns in alternating
+// order, since the first tile of a turn is the longest.
+template <typename Visit>
+__device__ void VisitTiles(const SelectArgs& args, const Visit& visit) {
+  const int64_t grid = gridDim.x;
+  for (int64_t turn = 0; turn * grid < args.items; ++turn) {
+    const int64_t place = turn % 2 == 0 ? blockIdx.x : grid - 1 - blockIdx.x;
+    if (turn * grid + place < args.items) visit(SelectionTile(args, turn * grid + place));
+  }
+}
+
+// Tiles of keys that a tile of queries meets.
+struct KeyTiles {
+  int coarse, fine;
+
+  __device__ KeyTiles(const SelectArgs& args, int64_t last_position) {
+    const int64_t windows = args.coarse.Count(last_position + 1);
+    coarse = static_cast<int>(max(CeilDivide(windows, kWindows), int64_t{1}));
+    fine =
+        static_cast<int>(max(CeilDivide(args.CandidatesEnd(last_position), kBlocks), int64_t{1}));
+  }
+  __device__ int count() const { return coarse + fine; }
+};
+
+__device__ bool IsFirstLane() {
+  return threadIdx.x % kWarp == 0;
+}
+
+// Row of shared memory that window `window` of a tile lies in, see the head of this file.
+constexpr int RowOfWindow(int window) {
+  return window & ~15 | (window & 2) << 2 | (window >> 1 & 6) | (window & 1);
+}
+// The counterpart.
+constexpr int WindowOfRow(int row) {
+  return row & ~15 | (row & 6) << 1 | (row >> 2 & 2) | (row & 1);
+}
+static_assert(WindowOfRow(RowOfWindow(0b0010)) == 0b0010 && RowOfWindow(0b0010) == 0b1000 &&
+              WindowOfRow(RowOfWindow(0b1101)) == 0b1101 && RowOfWindow(0b1101) == 0b0111);
+
+// The loading warp.
+template <int kD>
+class Loader {
+ public:
+  __device__ Loader(const SelectArgs& args, const SharedMemory<kD>& memory)
+      : args_(args), memory_(memory) {}
+
+  __device__ void Run() {
+    Barriers& barriers = memory_.barriers();
+    VisitTiles(args_, [&](const SelectionTile& tile) {
+      if (!tile.IsScored(args_)) return;
+      SharedBarrier(&barriers.queries_empty).Wait(queries_.EmptyParity());
+      LoadQueries(tile);
+      Commit(&barriers.queries_full);
+      queries_.Advance();
+      const int64_t keys = tile.LastPosition() + 1;
+      const KeyTiles tiles(args_, tile.LastPosition());
+      for (int i = 0; i < tiles.count(); ++i) {
+        SharedBarrier(&barriers.keys_empty[keys_.slot]).Wait(keys_.EmptyParity());
+        const bool is_coarse = i < tiles.coarse;
+        const Windows& windows = is_coarse ? args_.coarse : args_.fine;
+        LoadKeys(tile, is_coarse ? args_.coarse_keys : args_.fine_keys, windows,
+                 (is_coarse ? i : i - tiles.coarse) * kWindows, windows.Count(keys));
+        Commit(&barriers.keys_full[keys_.slot]);
+        keys_.Advance();
+      }
+    });
+    WaitForCopies<0>();
+    Announce(pending_[0]);
+    Announce(pending_[1]);
+  }
+
+ private:
+  static constexpr int kChunks = kD / kLanes;       // of 16 bytes, in a row
+  static constexpr int kRowStep = kWarp / kChunks;  // rows that the warp loads at once
+
+  // Of the lane.
+  __device__ static int Chunk() { return static_cast<int>(threadIdx.x) % kChunks; }
+  __device__ static int FirstRow() { return static_cast<int>(threadIdx.x) % kWarp / kChunks; }
+
+  __device__ void LoadQueries(const SelectionTile& tile) const {
+    const SharedTile<kD> rows = memory_.Queries();
+    const int64_t first =
+        (tile.Row(0) * args_.rows.heads + static_cast<int64_t>(tile.key_head) * kGroup) * kD;
+    const int64_t query_stride = static_cast<int64_t>(args_.rows.heads) * kD;
+    const BFloat16* const source = args_.rows.q + first + Chunk() * kLanes;
+    for (int query = 0; query < kTileQueries; ++query) {
+      const bool is_read = query < tile.queries;
+      const BFloat16* const head = source + (is_read ? query * query_stride : 0);
+#pragma unroll
+      for (int row = 0; row < kGroup; row += kRowStep) {
+        CopyAsync(rows.Address(query * kGroup + row + FirstRow(), Chunk()),
+                  head + (row + FirstRow()) * kD, is_read);
+      }
+    }
+  }
+
+  // Windows [first, first + 64) of the tile's KV head, zeros from window `end` on.
+  __device__ void LoadKeys(const SelectionTile& tile, const BFloat16* pooled,
+                           const Windows& windows, int64_t first, int64_t end) const {
+    const int stride = args_.rows.key_heads * kD;
+    const int64_t row = tile.segment.key_begin / windows.stride + first;
+    const BFloat16* const source =
+        pooled + row * stride + static_cast<int64_t>(tile.key_head) * kD + Chunk() * kLanes;
+    const uint32_t panel = memory_.Keys(keys_.slot) + Chunk() / 8 * SharedMemory<kD>::kPanelBytes;
+    const int count = static_cast<int>(min(end - first, int64_t{kWindows}));
+#pragma unroll 1
+    for (int i = 0; i < kWindows; i += 16) {
+#pragma unroll
+      for (int j = 0; j < 16; j += kRowStep) {
+        const int row = i + j + FirstRow(), window = i + WindowOfRow(j) + WindowOfRow(FirstRow());
+        const bool is_read = window < count;
+        CopyAsync(panel + ChunkOffset<kPanelColumns>(row, Chunk() % 8),
+                  source + (is_read ? static_cast<int64_t>(window) * stride : 0), is_read);
+      }
+    }
+  }
+
+  // Ends what `barrier` tells of. Copies are told of once they have landed and been made visible to
+  // products, two groups of them later.
+  __device__ void Commit(uint64_t* barrier) {
+    CommitCopies();
+    WaitForCopies<2>();
+    Announce(pending_[0]);
+    pending_[0] = pending_[1];
+    pending_[1] = barrier;
+  }
+
+  __device__ static void Announce(uint64_t* barrier) {
+    if (barrier == nullptr) return;
+    FenceSharedForProducts();
+    SharedBarrier(barrier).Arrive();
+  }
+
+  const SelectArgs& args_;
+  const SharedMemory<kD>& memory_;
+  RingPlace<kStages> keys_;
+  RingPlace<1> queries_;
+  uint64_t* pending_[2] = {nullptr, nullptr};
+};
+
+using Accumulators = float[kWindows / 8][4];
+
+// Keeps the compiler from moving what reads accumulators to before the wait for them, or to before
+// the start of the next product.
+__device__ inline void HoldAccumulators(Accumulators& d) {
+#pragma unroll
+  for (int i = 0; i < kWindows / 8; ++i) {
+    asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
+  }
+}
+
+// A scoring warpgroup.
+template <int kD>
+class Scorer {
+ public:
+  __device__ Scorer(const SelectArgs& args, const SharedMemory<kD>& memory, int scorer)
+      : args_(args),
+        memory_(memory),
+        scale_(args.rows.scale * kLog2E),
+        warp_query_(scorer * kScorerQueries +
+                    static_cast<int>(threadIdx.x) % kWarpgroup / kWarp * 2),
+        lane_(static_cast<int>(threadIdx.x) % kWarp) {}
+
+  __device__ void Run() {
+    VisitTiles(args_, [&](const SelectionTile& tile) {
+      if (!tile.IsScored(args_)) return;
+      LoadQueries();
+      Score(tile);
+    });
+  }
+
+ private:
+  // Of the tile, the lane's.
+  __device__ int Query() const { return warp_query_ + lane_ / 16; }
+
+  __device__ void LoadQueries() {
+    Barriers& barriers = memory_.barriers();
+    SharedBarrier(&barriers.queries_full).Wait(queries_.FullParity());
+    const SharedTile<kD> rows = memory_.Queries();
+    const int row = lane_ % 8, half = lane_ / 8 % 2;  // of the matrix that the lane gives a row of
+#pragma unroll
+    for (int product = 0; product < 2; ++product) {
+      const int head = row % 4 + 4 * (2 * product + half);
+      const int tile_row = (warp_query_ + row / 4) * kGroup + head;
+#pragma unroll
+      for (int step = 0; step < kD / 16; ++step) {
+        LoadMatrices(left_[product][step], rows.Address(tile_row, 2 * step + lane_ / 16));
+      }
+    }
+    __syncwarp();
+    if (IsFirstLane()) SharedBarrier(&barriers.queries_empty).Arrive();
+    queries_.Advance();
+  }
+
+  __device__ void Score(const SelectionTile& tile) {
+    Barriers& barriers = memory_.barriers();
+    const KeyTiles tiles(args_, tile.LastPosition());
+    const int count = tiles.count();
+    const auto seen = static_cast<int>(args_.coarse.Count(tile.Position(Query()) + 1));
+    const auto seen_by_all = static_cast<int>(args_.coarse.Count(tile.Position(0) + 1));
+    float* row = args_.scores +
+                 ((static_cast<int64_t>(blockIdx.x) * kScoreBuffers + scores_.slot) * kTileQueries +
+                  Query()) *
+                     args_.score_pitch +
+                 lane_ % 16;
+    const bool is_stored = Query() < tile.queries;
+    Reset();
+    const auto normalise = [&](int product, int first, Accumulators& d) {
+      if (first + kWindows > seen_by_all) Mask(seen - first, d);
+      Normalise(product, d);
+    };
+    const auto store_scores = [&](Accumulators& d) {
+      Exponentiate(1, d);
+      const unsigned score = BlockScore();
+      if (is_stored) *row = __uint_as_float(score);
+      row += kBlocks;
+    };
+    const auto exponentiate = [&](Accumulators& d) { Exponentiate(0, d); };
+    MeetKeys([](Accumulators&) {}, [&](Accumulators& d) { normalise(0, 0, d); });
+    for (int i = 1; i < tiles.coarse; ++i) {
+      MeetKeys([&](Accumulators& d) { normalise(1, (i - 1) * kWindows, d); },
+               [&](Accumulators& d) { normalise(0, i * kWindows, d); });
+    }
+    MeetKeys(
+        [&](Accumulators& d) {
+          normalise(1, (tiles.coarse - 1) * kWindows, d);
+          FinishNormalisers();
+        },
+        exponentiate);
+    SharedBarrier(&barriers.scores_empty[scores_.slot]).Wait(scores_.EmptyParity());
+    for (int i = 1; i < tiles.fine; ++i) MeetKeys(store_scores, exponentiate);
+    HoldAccumulators(second_);
+    store_scores(second_);
+    __syncwarp();
+    if (IsFirstLane()) SharedBarrier(&barriers.scores_full[scores_.slot]).Arrive();
+    scores_.Advance();
+  }
+
+  // Multiplies with the next tile of keys. Meanwhile ends the work on the second product with the
+  // tile before and does that on the first one with this tile.
+  template <typename End, typename Begin>
+  __device__ void MeetKeys(const End& end_before, const Begin& begin) {
+    Barriers& barriers = memory_.barriers();
+    SharedBarrier(&barriers.keys_full[keys_.slot]).Wait(keys_.FullParity());
+    Multiply(left_[0], first_);
+    HoldAccumulators(second_);
+    end_before(second_);
+    WaitForProducts<0>();
+    Multiply(left_[1], second_);
+    HoldAccumulators(first_);
+    begin(first_);
+    WaitForProducts<0>();
+    if (IsFirstLane()) SharedBarrier(&barriers.keys_empty[keys_.slot]).Arrive();
+    keys_.Advance();
+  }
+
+  __device__ void Reset() {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      maximum_[i / 2][i % 2] = -INFINITY;
+      sum_[i / 2][i % 2] = 0.0F;
+    }
+    reaching_ = 0;
+  }
+
+  __device__ void Multiply(const uint32_t (&left)[kD / 16][4], Accumulators& d) const {
+    const uint32_t keys = memory_.Keys(keys_.slot);
+    FenceProducts();
+#pragma unroll
+    for (int step = 0; step < kD / 16; ++step) {
+      const uint32_t panel = keys + step / 4 * SharedMemory<kD>::kPanelBytes;
+      WarpgroupMultiplyAdd<false>(d, left[step], AlongColumns(panel, 0, step % 4 * 16), step > 0);
+    }
+    CommitProducts();
+  }
+
+  // Leaves the first `seen` windows of the tile.
+  __device__ void Mask(int seen, Accumulators& d) const {
+    const int lane_window = lane_ % 4 * kWindowsPerBlock;
+#pragma unroll
+    for (int i = 0; i < kWindows / 8; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (WindowOfRow(8 * i) + j % 2 + lane_window >= seen) d[i][j] = -INFINITY;
+      }
+    }
+  }
+
+  // Adds the lane's windows to its shares of the normalisers of its two rows in a product.
+  __device__ void Normalise(int product, const Accumulators& d) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float largest = -INFINITY;
+#pragma unroll
+      for (int i = 0; i < kWindows / 8; ++i) {
+        largest = fmaxf(largest, fmaxf(d[i][2 * half], d[i][2 * half + 1]));
+      }
+      float& maximum = maximum_[product][half];
+      const float before = maximum;
+      maximum = fmaxf(before, largest * scale_);
+      const float shift = maximum == -INFINITY ? 0.0F : maximum;
+      float added[2] = {0.0F, 0.0F};
+#pragma unroll
+      for (int i = 0; i < kWindows / 8; ++i) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) added[j] += Exp2(fmaf(d[i][2 * half + j], scale_, -shift));
+      }
+      float& sum = sum_[product][half];
+      sum = sum * Exp2(before - shift) + (added[0] + added[1]);
+    }
+  }
+
+  // The coarse log-sum-exp of the lane's rows, in base 2, with its sign reversed, in maximum_;
+  // -infinity where a row sees no coarse key or where it is NaN, so that weights become
+  // 2^-infinity, or NaN where NaN is.
+  __device__ void FinishNormalisers() {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float& maximum = maximum_[i / 2][i % 2];
+      float largest = fmaxf(maximum, __shfl_xor_sync(kFullMask, maximum, 1));
+      largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 2));
+      float sum = sum_[i / 2][i % 2] * Exp2(maximum - (largest == -INFINITY ? 0.0F : largest));
+      sum += __shfl_xor_sync(kFullMask, sum, 1);
+      sum += __shfl_xor_sync(kFullMask, sum, 2);
+      maximum = sum > 0.0F ? -(largest + log2f(sum)) : -INFINITY;
+    }
+  }
+
+  // Adds the weights of the lane's two rows in a product to weights_, by window.
+  __device__ void Exponentiate(int product, const Accumulators& d) {
+#pragma unroll
+    for (int i = 0; i < kWindows / 8; ++i) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const float pair = Exp2(fmaf(d[i][j], scale_, maximum_[product][0])) +
+                           Exp2(fmaf(d[i][j + 2], scale_, maximum_[product][1]));
+        float& weight = weights_[2 * i + j];
+        weight = product == 0 ? pair : weight + pair;
+      }
+    }
+  }
+
+  // Of the first 2 kCount windows or the others, as the lane's bit `lane_bit` says, the sums of the
+  // lane's and the lane's across.
+  template <int kCount>
+  __device__ void SumAcross(int lane_bit) {
+    const bool is_upper = (lane_ & lane_bit) != 0;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float sent = is_upper ? weights_[i] : weights_[i + kCount];
+      const float kept = is_upper ? weights_[i + kCount] : weights_[i];
+      weights_[i] = kept + __shfl_xor_sync(kFullMask, sent, lane_bit);
+    }
+  }
+
+  // The bits of the score of the query's block lane % 16 of a tile of keys. A NaN is read, not
+  // passed over: by its bits it is above infinity, as which it counts.
+  __device__ unsigned BlockScore() {
+    SumAcross<8>(8);
+    SumAcross<4>(4);
+    unsigned windows[kWindowsPerBlock];
+#pragma unroll
+    for (int i = 0; i < kWindowsPerBlock; ++i) windows[i] = __float_as_uint(weights_[i]);
+    const unsigned last = windows[kWindowsPerBlock - 1];
+    const unsigned sent = lane_ % 16 == 15 ? reaching_ : last;
+    reaching_ = last;
+    const unsigned from_before = __shfl_sync(kFullMask, sent, lane_ / 16 * 16 + (lane_ + 15) % 16);
+    const unsigned own = max(max(windows[0], windows[1]), max(windows[2], windows[3]));
+    return min(max(own, from_before), __float_as_uint(INFINITY));
+  }
+
+  const SelectArgs& args_;
+  const SharedMemory<kD>& memory_;
+  const float scale_;  // to base 2
+  const int warp_query_, lane_;
+  RingPlace<kStages> keys_;
+  RingPlace<1> queries_;
+  RingPlace<kScoreBuffers> scores_;
+  uint32_t left_[2][kD / 16][4];
+  Accumulators first_, second_;
+  float maximum_[2][2], sum_[2][2];  // [product, half]
+  float weights_[kWindows / 4];
+  unsigned reaching_;  // the lane's last window of the tile of keys before
+};
+
+// A listing warp takes every third query.
+template <int kD>
+__device__ void ListTiles(const SelectArgs& args, const SharedMemory<kD>& memory, int lister) {
+  Barriers& barriers = memory.barriers();
+  RingPlace<kScoreBuffers> place;
+  VisitTiles(args, [&](const SelectionTile& tile) {
+    const bool is_scored = tile.IsScored(args);
+    if (is_scored) SharedBarrier(&barriers.scores_full[place.slot]).Wait(place.FullParity());
+    const float* const scores =
+        args.scores + (static_cast<int64_t>(blockIdx.x) * kScoreBuffers + place.slot) *
+                          kTileQueries * args.score_pitch;
+    for (int query = lister; query < tile.queries; query += kListers) {
+      ListBlocks(args, tile.Position(query), scores + query * args.score_pitch,
+                 memory.Counters(lister), args.List(tile.Row(query), tile.key_head));
+    }
+    if (!is_scored) return;
+    __syncwarp();
+    if (IsFirstLane()) SharedBarrier(&barriers.scores_empty[place.slot]).Arrive();
+    place.Advance();
+  });
+}
+
+// Grid: as many blocks as stay resident. Block: the loader and the listers are the first
+// warpgroup, then the scorers.
+template <int kD>
+__global__ void __launch_bounds__(kThreads, 1) WarpgroupSelectKernel(const SelectArgs args) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ __align__(1024) char memory[];
+  const SharedMemory<kD> shared{memory};
+  if (threadIdx.x == 0) shared.InitBarriers();
+  __syncthreads();
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  if (warp < 4) {
+    GiveRegisters<kOtherRegisters>();
+    if (warp == 0) {
+      Loader<kD>(args, shared).Run();
+    } else {
+      ListTiles(args, shared, warp - 1);
+    }
+  } else {
+    TakeRegisters<kScorerRegisters>();
+    Scorer<kD>(args, shared, warp / 4 - 1).Run();
+  }
+#endif
+}
+
+}  // namespace
+
+bool CanSelectByWarpgroups(const ExecutionContext& context, const SelectArgs& args) {
+  const int head_dim = args.rows.head_dim;
+  return context.cuda->has_warpgroups() && args.rows.group == kGroup &&
+         (head_dim == 64 || head_dim == 128) && args.rows.is_aligned && args.rows.scale > 0.0F &&
+         args.fine.size == 2 * args.fine.stride &&
+         args.block_size == kWindowsPerBlock * args.fine.stride && args.local_blocks > 0;
+}
+
+absl::Status SelectByWarpgroups(const ExecutionContext& context, const SelectArgs& args,
+                                int64_t thread_blocks) {
+  const auto launch = [&]<int kD>() {
+    return Launch(
+        context, "WarpgroupSelectKernel", WarpgroupSelectKernel<kD>,
+        {.grid = {thread_blocks}, .block = kThreads, .shared_bytes = SharedMemory<kD>::kBytes},
+        args);
+  };
+  return args.rows.head_dim == 64 ? launch.template operator()<64>()
+                                  : launch.template operator()<128>();
+}
+
+}  // namespace salamander::cuda

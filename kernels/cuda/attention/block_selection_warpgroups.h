@@ -1,0 +1,30 @@
+// Block selection by Hopper's warpgroup products, for the shapes that models have.
+#ifndef KERNELS_CUDA_ATTENTION_BLOCK_SELECTION_WARPGROUPS_H_
+#define KERNELS_CUDA_ATTENTION_BLOCK_SELECTION_WARPGROUPS_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+
+#include "kernels/base/execution_context.h"
+
+namespace salamander::cuda {
+
+struct SelectArgs;
+
+// Queries of a tile, and how many tiles a thread block has scores of at once: it lists the blocks
+// of one while it scores the next.
+constexpr int kWarpgroupTileQueries = 16;
+constexpr int kWarpgroupTilesAtOnce = 2;
+constexpr int kWarpgroupScoreMultiple = 16;  // of the pitch of the scores
+
+// Whether the device and the shape allow it: groups of 16 heads of 64 or 128, blocks of 4 strides
+// of windows of 2 strides, and no forced block beside one that is scored.
+bool CanSelectByWarpgroups(const ExecutionContext& context, const SelectArgs& args);
+
+absl::Status SelectByWarpgroups(const ExecutionContext& context, const SelectArgs& args,
+                                int64_t thread_blocks);
+
+}  // namespace salamander::cuda
+
+#endif  // KERNELS_CUDA_ATTENTION_BLOCK_SELECTION_WARPGROUPS_H_
