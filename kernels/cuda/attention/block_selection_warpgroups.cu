@@ -204,21 +204,28 @@ class Loader {
   // Windows [first, first + 64) of the tile's KV head, zeros from window `end` on.
   __device__ void LoadKeys(const SelectionTile& tile, const BFloat16* pooled,
                            const Windows& windows, int64_t first, int64_t end) const {
-    const int stride = args_.rows.key_heads * kD;
-    const int64_t row = tile.segment.key_begin / windows.stride + first;
-    const BFloat16* const source =
-        pooled + row * stride + static_cast<int64_t>(tile.key_head) * kD + Chunk() * kLanes;
+    const int64_t stride = static_cast<int64_t>(args_.rows.key_heads) * kD;
+    const int64_t row = tile.segment.key_begin / windows.stride + first + FirstRow();
+    const BFloat16* const source = pooled + row * stride + tile.key_head * kD + Chunk() * kLanes;
+    if (end - first >= kWindows) {
+      CopyKeys(source, stride, [](int) { return true; });
+    } else {
+      CopyKeys(source, stride, [&](int window) { return first + window + FirstRow() < end; });
+    }
+  }
+
+  // Windows are copied in order, so that addresses are a step apart; `source` is the lane's first.
+  template <typename IsRead>
+  __device__ void CopyKeys(const BFloat16* source, int64_t stride, const IsRead& is_read) const {
     const uint32_t panel = memory_.Keys(keys_.slot) + Chunk() / 8 * SharedMemory<kD>::kPanelBytes;
-    const int count = static_cast<int>(min(end - first, int64_t{kWindows}));
-#pragma unroll 1
-    for (int i = 0; i < kWindows; i += 16) {
+    const int first_row = RowOfWindow(FirstRow());
 #pragma unroll
-      for (int j = 0; j < 16; j += kRowStep) {
-        const int row = i + j + FirstRow(), window = i + WindowOfRow(j) + WindowOfRow(FirstRow());
-        const bool is_read = window < count;
-        CopyAsync(panel + ChunkOffset<kPanelColumns>(row, Chunk() % 8),
-                  source + (is_read ? static_cast<int64_t>(window) * stride : 0), is_read);
-      }
+    for (int window = 0; window < kWindows; window += kRowStep, source += kRowStep * stride) {
+      const int row = RowOfWindow(window);
+      // As rows of `row` and `first_row` have no bit in common.
+      const int offset = ChunkOffset<kPanelColumns>(first_row, Chunk() % 8 ^ row % 8);
+      CopyAsync(panel + row * kPanelRowBytes + offset, is_read(window) ? source : args_.fine_keys,
+                is_read(window));
     }
   }
 
