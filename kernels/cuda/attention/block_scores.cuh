@@ -17,17 +17,16 @@ constexpr int kScorePitch = kPieceKeys + 1;
 
 // 64 of a tile's rows: row r is query r / G with head r % G.
 struct SelectionRows {
-  int64_t first_query;  // of the tile
-  int first, count;     // rows of the tile
-  int key_head;
+  int first, count;  // rows of the tile
 
   __device__ int Query(const AttentionArgs& args, int row) const {
     return (first + row) / args.group;
   }
-  __device__ int64_t Index(const AttentionArgs& args, const SegmentPlan& segment, int row) const {
+  // Of row `row` in [T, H].
+  __device__ int64_t Index(const AttentionArgs& args, const SelectionTile& tile, int row) const {
     const int query = Query(args, row);
-    return (segment.query_begin + first_query + query) * args.heads +
-           static_cast<int64_t>(key_head) * args.group + first + row - query * args.group;
+    return (tile.query_row + query) * args.heads +
+           static_cast<int64_t>(tile.key_head) * args.group + first + row - query * args.group;
   }
 };
 
@@ -47,26 +46,22 @@ struct SelectionMemory {
 template <int kD>
 class TileScorer {
  public:
-  __device__ TileScorer(const SelectArgs& args, const SegmentPlan& segment, char* memory,
-                        int key_head, int64_t first_query, int queries, float* block_scores)
+  __device__ TileScorer(const SelectArgs& args, const SelectionTile& tile, char* memory,
+                        float* block_scores)
       : args_(args),
-        segment_(segment),
+        tile_(tile),
         memory_(memory),
-        key_head_(key_head),
-        first_query_(first_query),
-        queries_(queries),
-        rows_(queries * args.rows.group),
-        first_position_(segment.first_position + first_query),
+        rows_(tile.queries * args.rows.group),
         scores_(reinterpret_cast<float*>(memory + SelectionMemory<kD>::kScores)),
         sums_(reinterpret_cast<float*>(memory + SelectionMemory<kD>::kSums)),
         normalisers_(sums_ + args.tile_queries * kPieceKeys),
         block_scores_(block_scores) {}
 
   __device__ void Run() {
-    const int64_t last_position = first_position_ + queries_ - 1;
+    const int64_t last_position = tile_.LastPosition();
     const int64_t block_begin = args_.CandidatesBegin(last_position);
     const int64_t block_end = args_.CandidatesEnd(last_position);
-    for (int query = 0; query < queries_; ++query) {
+    for (int query = 0; query < tile_.queries; ++query) {
       for (int64_t block = block_begin + threadIdx.x; block < block_end; block += kTileThreads) {
         block_scores_[query * args_.score_pitch + block] = 0.0F;
       }
@@ -97,14 +92,12 @@ class TileScorer {
     return SharedTile<kD>(memory_ + stage * SelectionMemory<kD>::kTileBytes);
   }
 
-  __device__ SelectionRows Rows(int first) const {
-    return {first_query_, first, min(kTileRows, rows_ - first), key_head_};
-  }
+  __device__ SelectionRows Rows(int first) const { return {first, min(kTileRows, rows_ - first)}; }
 
   __device__ void LoadWindows(const BFloat16* pooled, const Windows& windows, int64_t first,
                               int64_t end, int stage) const {
     const int count = static_cast<int>(min(end - first, static_cast<int64_t>(kPieceKeys)));
-    LoadKeys(args_.rows, key_head_, segment_.key_begin / windows.stride + first, count, pooled,
+    LoadKeys(args_.rows, tile_.key_head, tile_.key_row / windows.stride + first, count, pooled,
              Keys(stage));
   }
 
@@ -112,7 +105,11 @@ class TileScorer {
   __device__ void LoadQueries(int first) {
     const SharedTile<kD> tile(memory_ + 2 * SelectionMemory<kD>::kTileBytes);
     __syncthreads();
-    LoadRows(args_.rows, segment_, Rows(first), args_.rows.q, tile);
+    const SelectionRows rows = Rows(first);
+    FillTile(args_.rows, args_.rows.q, tile, [&](int row) {
+      return row < rows.count ? rows.Index(args_.rows, tile_, row) * args_.rows.head_dim
+                              : int64_t{-1};
+    });
     CommitCopies();
     WaitForCopies<0>();
     __syncthreads();
@@ -133,7 +130,7 @@ class TileScorer {
   __device__ int64_t SeenWindows(int first, int row, const Windows& windows) const {
     const SelectionRows rows = Rows(first);
     if (row >= rows.count) return 0;
-    return windows.Count(first_position_ + rows.Query(args_.rows, row) + 1);
+    return windows.Count(tile_.position + rows.Query(args_.rows, row) + 1);
   }
 
   __device__ void Multiply(int stage, int count, float (&d)[8][4]) const {
@@ -150,7 +147,7 @@ class TileScorer {
   // no coarse key or where it is NaN, so that weights become 2^-infinity, or NaN where NaN is.
   __device__ void Normalise(int first_row, int64_t last_position) {
     LoadQueries(first_row);
-    const float scale = args_.rows.scale * kLog2E;
+    const float scale = args_.scale;
     const int64_t end = args_.coarse.Count(last_position + 1);
     const int64_t seen[2] = {SeenWindows(first_row, ThreadRow(0), args_.coarse),
                              SeenWindows(first_row, ThreadRow(1), args_.coarse)};
@@ -214,7 +211,7 @@ class TileScorer {
   // sums_[query, column]: the weights of fine windows [first, first + count), summed over the
   // group.
   __device__ void ScoreWindows(int stage, int64_t first, int count) {
-    const float scale = args_.rows.scale * kLog2E;
+    const float scale = args_.scale;
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     for (int first_row = 0; first_row < rows_; first_row += kTileRows) {
       if (loaded_rows_ != first_row) LoadQueries(first_row);
@@ -268,7 +265,7 @@ class TileScorer {
     const int64_t begin = max(block_begin, first * stride / size);
     const int64_t end = min(block_end, args_.fine.LastPosition(last) / size + 1);
     const int64_t blocks = end - begin;
-    for (int64_t i = threadIdx.x; i < blocks * queries_; i += kTileThreads) {
+    for (int64_t i = threadIdx.x; i < blocks * tile_.queries; i += kTileThreads) {
       const int64_t query = i / blocks, block = begin + i % blocks;
       const int64_t low = max(first, args_.fine.FirstEndingAt(block * size));
       const int64_t high = min(last, ((block + 1) * size - 1) / stride);
@@ -283,12 +280,9 @@ class TileScorer {
   }
 
   const SelectArgs& args_;
-  const SegmentPlan& segment_;
+  const SelectionTile& tile_;
   char* memory_;
-  const int key_head_;
-  const int64_t first_query_;
-  const int queries_, rows_;
-  const int64_t first_position_;
+  const int rows_;
   float *scores_, *sums_, *normalisers_;
   float* block_scores_;
   uint32_t left_[kD / 16][4];

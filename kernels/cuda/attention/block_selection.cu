@@ -37,13 +37,11 @@ __global__ void __launch_bounds__(kTileThreads, 2) SelectKernel(const SelectArgs
   for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
     const SelectionTile tile(args, item);
     if (tile.IsScored(args)) {
-      TileScorer<kD>(args, tile.segment, memory, tile.key_head, tile.first_query, tile.queries,
-                     block_scores)
-          .Run();
+      TileScorer<kD>(args, tile, memory, block_scores).Run();
     }
     for (int query = warp; query < tile.queries; query += kTileThreads / kWarp) {
-      ListBlocks(args, tile.Position(query), block_scores + query * args.score_pitch, bins[warp],
-                 args.List(tile.Row(query), tile.key_head));
+      ListBlocks(args, tile.position + query, block_scores + query * args.score_pitch, bins[warp],
+                 args.List(tile.query_row + query, tile.key_head));
     }
     __syncthreads();
   }
@@ -66,6 +64,7 @@ SelectArgs MakeSelectArgs(const SelectBlocksArgs& args) {
   select.init_blocks = args.shape.init_blocks;
   select.local_blocks = args.shape.local_blocks;
   select.selected_blocks = static_cast<int>(args.shape.selected_blocks);
+  select.scale = select.rows.scale * kLog2E;
   select.blocks = args.blocks.data<int32_t>();
   return select;
 }

@@ -33,7 +33,7 @@ namespace salamander::cuda {
 namespace {
 
 constexpr int kGroup = 16;         // query heads of a KV head
-constexpr int kScorers = 2;        // warpgroups
+constexpr int kScorers = 3;        // warpgroups
 constexpr int kScorerQueries = 8;  // of a tile
 constexpr int kScorerWarps = kScorers * 4;
 constexpr int kListers = 3;  // warps
@@ -46,14 +46,15 @@ constexpr int kTileQueries = kWarpgroupTileQueries;
 constexpr int kScoreBuffers = kWarpgroupTilesAtOnce;
 static_assert(kTileQueries == kScorers * kScorerQueries && kBlocks == kWarpgroupScoreMultiple);
 
-// Together no more than the threads are launched with: 168 each.
-constexpr int kScorerRegisters = 208, kOtherRegisters = 88;
+// Together no more than the threads are launched with: 128 each.
+constexpr int kScorerRegisters = 144, kOtherRegisters = 80;
 
 // Barriers in shared memory, each pair for what one part fills and another empties.
 struct Barriers {
   uint64_t keys_full[kStages], keys_empty[kStages];
   uint64_t queries_full, queries_empty;
   uint64_t scores_full[kScoreBuffers], scores_empty[kScoreBuffers];
+  uint64_t nothing;  // what the loader tells of before it has filled anything
 };
 
 // Memory of a thread block.
@@ -87,32 +88,30 @@ struct SharedMemory {
       SharedBarrier(&all.scores_full[i]).Init(kScorerWarps);
       SharedBarrier(&all.scores_empty[i]).Init(kListers);
     }
+    SharedBarrier(&all.nothing).Init(kWarp);
   }
 };
 
-// Which of `kSlots` slots of a ring is next, and the parities that its barriers have before it is
-// filled and once it is.
-template <int kSlots>
+// The next of `kSlots` slots of a ring, a power of two, and the parities that its barriers have
+// before it is filled and once it is.
+template <unsigned kSlots>
 struct RingPlace {
-  int slot = 0, round = 0;
+  unsigned uses = 0;
 
-  __device__ int EmptyParity() const { return (round & 1) ^ 1; }
-  __device__ int FullParity() const { return round & 1; }
-  __device__ void Advance() {
-    if (++slot < kSlots) return;
-    slot = 0;
-    round ^= 1;
-  }
+  __device__ int Slot() const { return static_cast<int>(uses % kSlots); }
+  __device__ int FullParity() const { return static_cast<int>(uses / kSlots % 2); }
+  __device__ int EmptyParity() const { return FullParity() ^ 1; }
+  __device__ void Advance() { ++uses; }
 };
 
 // Calls visit(tile) for the thread block's tiles. The thread blocks take turns in alternating
 // order, since the first tile of a turn is the longest.
 template <typename Visit>
 __device__ void VisitTiles(const SelectArgs& args, const Visit& visit) {
-  const int64_t grid = gridDim.x;
-  for (int64_t turn = 0; turn * grid < args.items; ++turn) {
-    const int64_t place = turn % 2 == 0 ? blockIdx.x : grid - 1 - blockIdx.x;
-    if (turn * grid + place < args.items) visit(SelectionTile(args, turn * grid + place));
+  int place = static_cast<int>(blockIdx.x);
+  for (int64_t first = 0; first < args.items; first += gridDim.x) {
+    if (first + place < args.items) visit(SelectionTile(args, first + place));
+    place = static_cast<int>(gridDim.x) - 1 - place;
   }
 }
 
@@ -149,7 +148,10 @@ template <int kD>
 class Loader {
  public:
   __device__ Loader(const SelectArgs& args, const SharedMemory<kD>& memory)
-      : args_(args), memory_(memory) {}
+      : args_(args),
+        memory_(memory),
+        pending_{SharedBarrier(&memory.barriers().nothing),
+                 SharedBarrier(&memory.barriers().nothing)} {}
 
   __device__ void Run() {
     Barriers& barriers = memory_.barriers();
@@ -162,12 +164,12 @@ class Loader {
       const int64_t keys = tile.LastPosition() + 1;
       const KeyTiles tiles(args_, tile.LastPosition());
       for (int i = 0; i < tiles.count(); ++i) {
-        SharedBarrier(&barriers.keys_empty[keys_.slot]).Wait(keys_.EmptyParity());
+        SharedBarrier(&barriers.keys_empty[keys_.Slot()]).Wait(keys_.EmptyParity());
         const bool is_coarse = i < tiles.coarse;
         const Windows& windows = is_coarse ? args_.coarse : args_.fine;
         LoadKeys(tile, is_coarse ? args_.coarse_keys : args_.fine_keys, windows,
                  (is_coarse ? i : i - tiles.coarse) * kWindows, windows.Count(keys));
-        Commit(&barriers.keys_full[keys_.slot]);
+        Commit(&barriers.keys_full[keys_.Slot()]);
         keys_.Advance();
       }
     });
@@ -187,7 +189,7 @@ class Loader {
   __device__ void LoadQueries(const SelectionTile& tile) const {
     const SharedTile<kD> rows = memory_.Queries();
     const int64_t first =
-        (tile.Row(0) * args_.rows.heads + static_cast<int64_t>(tile.key_head) * kGroup) * kD;
+        (tile.query_row * args_.rows.heads + static_cast<int64_t>(tile.key_head) * kGroup) * kD;
     const int64_t query_stride = static_cast<int64_t>(args_.rows.heads) * kD;
     const BFloat16* const source = args_.rows.q + first + Chunk() * kLanes;
     for (int query = 0; query < kTileQueries; ++query) {
@@ -205,7 +207,7 @@ class Loader {
   __device__ void LoadKeys(const SelectionTile& tile, const BFloat16* pooled,
                            const Windows& windows, int64_t first, int64_t end) const {
     const int64_t stride = static_cast<int64_t>(args_.rows.key_heads) * kD;
-    const int64_t row = tile.segment.key_begin / windows.stride + first + FirstRow();
+    const int64_t row = Quotient(tile.key_row, windows.stride) + first + FirstRow();
     const BFloat16* const source = pooled + row * stride + tile.key_head * kD + Chunk() * kLanes;
     if (end - first >= kWindows) {
       CopyKeys(source, stride, [](int) { return true; });
@@ -217,7 +219,7 @@ class Loader {
   // Windows are copied in order, so that addresses are a step apart; `source` is the lane's first.
   template <typename IsRead>
   __device__ void CopyKeys(const BFloat16* source, int64_t stride, const IsRead& is_read) const {
-    const uint32_t panel = memory_.Keys(keys_.slot) + Chunk() / 8 * SharedMemory<kD>::kPanelBytes;
+    const uint32_t panel = memory_.Keys(keys_.Slot()) + Chunk() / 8 * SharedMemory<kD>::kPanelBytes;
     const int first_row = RowOfWindow(FirstRow());
 #pragma unroll
     for (int window = 0; window < kWindows; window += kRowStep, source += kRowStep * stride) {
@@ -236,32 +238,20 @@ class Loader {
     WaitForCopies<2>();
     Announce(pending_[0]);
     pending_[0] = pending_[1];
-    pending_[1] = barrier;
+    pending_[1] = SharedBarrier(barrier);
   }
 
-  __device__ static void Announce(uint64_t* barrier) {
-    if (barrier == nullptr) return;
+  __device__ static void Announce(const SharedBarrier& barrier) {
     FenceSharedForProducts();
-    SharedBarrier(barrier).Arrive();
+    barrier.Arrive();
   }
 
   const SelectArgs& args_;
   const SharedMemory<kD>& memory_;
   RingPlace<kStages> keys_;
   RingPlace<1> queries_;
-  uint64_t* pending_[2] = {nullptr, nullptr};
+  SharedBarrier pending_[2];
 };
-
-using Accumulators = float[kWindows / 8][4];
-
-// Keeps the compiler from moving what reads accumulators to before the wait for them, or to before
-// the start of the next product.
-__device__ inline void HoldAccumulators(Accumulators& d) {
-#pragma unroll
-  for (int i = 0; i < kWindows / 8; ++i) {
-    asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
-  }
-}
 
 // A scoring warpgroup.
 template <int kD>
@@ -270,7 +260,6 @@ class Scorer {
   __device__ Scorer(const SelectArgs& args, const SharedMemory<kD>& memory, int scorer)
       : args_(args),
         memory_(memory),
-        scale_(args.rows.scale * kLog2E),
         warp_query_(scorer * kScorerQueries +
                     static_cast<int>(threadIdx.x) % kWarpgroup / kWarp * 2),
         lane_(static_cast<int>(threadIdx.x) % kWarp) {}
@@ -310,62 +299,46 @@ class Scorer {
     Barriers& barriers = memory_.barriers();
     const KeyTiles tiles(args_, tile.LastPosition());
     const int count = tiles.count();
-    const auto seen = static_cast<int>(args_.coarse.Count(tile.Position(Query()) + 1));
-    const auto seen_by_all = static_cast<int>(args_.coarse.Count(tile.Position(0) + 1));
-    float* row = args_.scores +
-                 ((static_cast<int64_t>(blockIdx.x) * kScoreBuffers + scores_.slot) * kTileQueries +
-                  Query()) *
-                     args_.score_pitch +
-                 lane_ % 16;
+    const auto seen = static_cast<int>(args_.coarse.Count(tile.position + Query() + 1));
+    const auto seen_by_all = static_cast<int>(args_.coarse.Count(tile.position + 1));
+    float* row =
+        args_.scores +
+        ((static_cast<int64_t>(blockIdx.x) * kScoreBuffers + scores_.Slot()) * kTileQueries +
+         Query()) *
+            args_.score_pitch +
+        lane_ % 16;
     const bool is_stored = Query() < tile.queries;
     Reset();
-    const auto normalise = [&](int product, int first, Accumulators& d) {
-      if (first + kWindows > seen_by_all) Mask(seen - first, d);
-      Normalise(product, d);
-    };
-    const auto store_scores = [&](Accumulators& d) {
-      Exponentiate(1, d);
+    for (int first = 0; first < tiles.coarse * kWindows; first += kWindows) {
+      MeetKeys([&](int product) {
+        if (first + kWindows > seen_by_all) Mask(seen - first);
+        Normalise(product);
+      });
+    }
+    FinishNormalisers();
+    SharedBarrier(&barriers.scores_empty[scores_.Slot()]).Wait(scores_.EmptyParity());
+    for (int i = 0; i < tiles.fine; ++i, row += kBlocks) {
+      MeetKeys([&](int product) { Exponentiate(product); });
       const unsigned score = BlockScore();
       if (is_stored) *row = __uint_as_float(score);
-      row += kBlocks;
-    };
-    const auto exponentiate = [&](Accumulators& d) { Exponentiate(0, d); };
-    MeetKeys([](Accumulators&) {}, [&](Accumulators& d) { normalise(0, 0, d); });
-    for (int i = 1; i < tiles.coarse; ++i) {
-      MeetKeys([&](Accumulators& d) { normalise(1, (i - 1) * kWindows, d); },
-               [&](Accumulators& d) { normalise(0, i * kWindows, d); });
     }
-    MeetKeys(
-        [&](Accumulators& d) {
-          normalise(1, (tiles.coarse - 1) * kWindows, d);
-          FinishNormalisers();
-        },
-        exponentiate);
-    SharedBarrier(&barriers.scores_empty[scores_.slot]).Wait(scores_.EmptyParity());
-    for (int i = 1; i < tiles.fine; ++i) MeetKeys(store_scores, exponentiate);
-    HoldAccumulators(second_);
-    store_scores(second_);
     __syncwarp();
-    if (IsFirstLane()) SharedBarrier(&barriers.scores_full[scores_.slot]).Arrive();
+    if (IsFirstLane()) SharedBarrier(&barriers.scores_full[scores_.Slot()]).Arrive();
     scores_.Advance();
   }
 
-  // Multiplies with the next tile of keys. Meanwhile ends the work on the second product with the
-  // tile before and does that on the first one with this tile.
-  template <typename End, typename Begin>
-  __device__ void MeetKeys(const End& end_before, const Begin& begin) {
+  // Multiplies with the next tile of keys and calls work_on(0) and work_on(1) when the accumulators
+  // hold the one product and the other.
+  template <typename WorkOn>
+  __device__ void MeetKeys(const WorkOn& work_on) {
     Barriers& barriers = memory_.barriers();
-    SharedBarrier(&barriers.keys_full[keys_.slot]).Wait(keys_.FullParity());
-    Multiply(left_[0], first_);
-    HoldAccumulators(second_);
-    end_before(second_);
-    WaitForProducts<0>();
-    Multiply(left_[1], second_);
-    HoldAccumulators(first_);
-    begin(first_);
-    WaitForProducts<0>();
-    if (IsFirstLane()) SharedBarrier(&barriers.keys_empty[keys_.slot]).Arrive();
+    SharedBarrier(&barriers.keys_full[keys_.Slot()]).Wait(keys_.FullParity());
+    Multiply(left_[0]);
+    work_on(0);
+    Multiply(left_[1]);
+    if (IsFirstLane()) SharedBarrier(&barriers.keys_empty[keys_.Slot()]).Arrive();
     keys_.Advance();
+    work_on(1);
   }
 
   __device__ void Reset() {
@@ -377,47 +350,58 @@ class Scorer {
     reaching_ = 0;
   }
 
-  __device__ void Multiply(const uint32_t (&left)[kD / 16][4], Accumulators& d) const {
-    const uint32_t keys = memory_.Keys(keys_.slot);
+  __device__ void Multiply(const uint32_t (&left)[kD / 16][4]) {
+    const uint32_t keys = memory_.Keys(keys_.Slot());
     FenceProducts();
 #pragma unroll
     for (int step = 0; step < kD / 16; ++step) {
       const uint32_t panel = keys + step / 4 * SharedMemory<kD>::kPanelBytes;
-      WarpgroupMultiplyAdd<false>(d, left[step], AlongColumns(panel, 0, step % 4 * 16), step > 0);
+      WarpgroupMultiplyAdd<false>(d_, left[step], AlongColumns(panel, 0, step % 4 * 16), step > 0);
     }
     CommitProducts();
+    WaitForProducts<0>();
+    HoldAccumulators();
+  }
+
+  // Keeps the compiler from moving what reads accumulators to before the wait for them.
+  __device__ void HoldAccumulators() {
+#pragma unroll
+    for (int i = 0; i < kWindows / 8; ++i) {
+      asm volatile("" : "+f"(d_[i][0]), "+f"(d_[i][1]), "+f"(d_[i][2]), "+f"(d_[i][3])::"memory");
+    }
   }
 
   // Leaves the first `seen` windows of the tile.
-  __device__ void Mask(int seen, Accumulators& d) const {
+  __device__ void Mask(int seen) {
     const int lane_window = lane_ % 4 * kWindowsPerBlock;
 #pragma unroll
     for (int i = 0; i < kWindows / 8; ++i) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        if (WindowOfRow(8 * i) + j % 2 + lane_window >= seen) d[i][j] = -INFINITY;
+        if (WindowOfRow(8 * i) + j % 2 + lane_window >= seen) d_[i][j] = -INFINITY;
       }
     }
   }
 
   // Adds the lane's windows to its shares of the normalisers of its two rows in a product.
-  __device__ void Normalise(int product, const Accumulators& d) {
+  __device__ void Normalise(int product) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float largest = -INFINITY;
 #pragma unroll
       for (int i = 0; i < kWindows / 8; ++i) {
-        largest = fmaxf(largest, fmaxf(d[i][2 * half], d[i][2 * half + 1]));
+        largest = fmaxf(largest, fmaxf(d_[i][2 * half], d_[i][2 * half + 1]));
       }
       float& maximum = maximum_[product][half];
       const float before = maximum;
-      maximum = fmaxf(before, largest * scale_);
+      maximum = fmaxf(before, largest * args_.scale);
       const float shift = maximum == -INFINITY ? 0.0F : maximum;
       float added[2] = {0.0F, 0.0F};
 #pragma unroll
       for (int i = 0; i < kWindows / 8; ++i) {
 #pragma unroll
-        for (int j = 0; j < 2; ++j) added[j] += Exp2(fmaf(d[i][2 * half + j], scale_, -shift));
+        for (int j = 0; j < 2; ++j)
+          added[j] += Exp2(fmaf(d_[i][2 * half + j], args_.scale, -shift));
       }
       float& sum = sum_[product][half];
       sum = sum * Exp2(before - shift) + (added[0] + added[1]);
@@ -441,13 +425,13 @@ class Scorer {
   }
 
   // Adds the weights of the lane's two rows in a product to weights_, by window.
-  __device__ void Exponentiate(int product, const Accumulators& d) {
+  __device__ void Exponentiate(int product) {
 #pragma unroll
     for (int i = 0; i < kWindows / 8; ++i) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const float pair = Exp2(fmaf(d[i][j], scale_, maximum_[product][0])) +
-                           Exp2(fmaf(d[i][j + 2], scale_, maximum_[product][1]));
+        const float pair = Exp2(fmaf(d_[i][j], args_.scale, maximum_[product][0])) +
+                           Exp2(fmaf(d_[i][j + 2], args_.scale, maximum_[product][1]));
         float& weight = weights_[2 * i + j];
         weight = product == 0 ? pair : weight + pair;
       }
@@ -485,13 +469,12 @@ class Scorer {
 
   const SelectArgs& args_;
   const SharedMemory<kD>& memory_;
-  const float scale_;  // to base 2
   const int warp_query_, lane_;
   RingPlace<kStages> keys_;
   RingPlace<1> queries_;
   RingPlace<kScoreBuffers> scores_;
   uint32_t left_[2][kD / 16][4];
-  Accumulators first_, second_;
+  float d_[kWindows / 8][4];
   float maximum_[2][2], sum_[2][2];  // [product, half]
   float weights_[kWindows / 4];
   unsigned reaching_;  // the lane's last window of the tile of keys before
@@ -504,17 +487,17 @@ __device__ void ListTiles(const SelectArgs& args, const SharedMemory<kD>& memory
   RingPlace<kScoreBuffers> place;
   VisitTiles(args, [&](const SelectionTile& tile) {
     const bool is_scored = tile.IsScored(args);
-    if (is_scored) SharedBarrier(&barriers.scores_full[place.slot]).Wait(place.FullParity());
+    if (is_scored) SharedBarrier(&barriers.scores_full[place.Slot()]).Wait(place.FullParity());
     const float* const scores =
-        args.scores + (static_cast<int64_t>(blockIdx.x) * kScoreBuffers + place.slot) *
+        args.scores + (static_cast<int64_t>(blockIdx.x) * kScoreBuffers + place.Slot()) *
                           kTileQueries * args.score_pitch;
     for (int query = lister; query < tile.queries; query += kListers) {
-      ListBlocks(args, tile.Position(query), scores + query * args.score_pitch,
-                 memory.Counters(lister), args.List(tile.Row(query), tile.key_head));
+      ListBlocks(args, tile.position + query, scores + query * args.score_pitch,
+                 memory.Counters(lister), args.List(tile.query_row + query, tile.key_head));
     }
     if (!is_scored) return;
     __syncwarp();
-    if (IsFirstLane()) SharedBarrier(&barriers.scores_empty[place.slot]).Arrive();
+    if (IsFirstLane()) SharedBarrier(&barriers.scores_empty[place.Slot()]).Arrive();
     place.Advance();
   });
 }

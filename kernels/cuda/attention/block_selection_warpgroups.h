@@ -14,7 +14,7 @@ struct SelectArgs;
 
 // Queries of a tile, and how many tiles a thread block has scores of at once: it lists the blocks
 // of one while it scores the next.
-constexpr int kWarpgroupTileQueries = 16;
+constexpr int kWarpgroupTileQueries = 24;
 constexpr int kWarpgroupTilesAtOnce = 2;
 constexpr int kWarpgroupScoreMultiple = 16;  // of the pitch of the scores
 

@@ -15,7 +15,7 @@ constexpr int kBins = 256;
 // width at a time, by all lanes together.
 template <typename Visit>
 __device__ void VisitScores(const float* scores, int begin, int end, const Visit& visit) {
-  constexpr int kAtOnce = 8;  // loads under way
+  constexpr int kAtOnce = 4;  // loads under way
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   for (int first = begin; first < end; first += kAtOnce * kWarp) {
     unsigned bits[kAtOnce];
@@ -108,7 +108,7 @@ __device__ inline ScoreCut FindCut(const float* scores, int begin, int end, int 
 __device__ inline void ListBlocks(const SelectArgs& args, int64_t position, const float* scores,
                                   int* bins, int32_t* list) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int current = static_cast<int>(position / args.block_size);
+  const int current = Quotient(position, args.block_size);
   const int begin = static_cast<int>(args.CandidatesBegin(position));
   const int end = static_cast<int>(args.CandidatesEnd(position));
   const int local = current + 1 - end;

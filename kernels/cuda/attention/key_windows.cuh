@@ -8,20 +8,26 @@
 
 namespace salamander::cuda {
 
+// Rows, positions, windows and work items fit into 32 bits, and the division of 64 bits takes many
+// registers.
+__host__ __device__ constexpr int Quotient(int64_t dividend, int64_t divisor) {
+  return static_cast<int>(static_cast<uint32_t>(dividend) / static_cast<uint32_t>(divisor));
+}
+
 // Windows of one level over a segment's keys.
 struct Windows {
   int64_t size, stride;
 
   // Windows that end before position `keys`.
   __host__ __device__ int64_t Count(int64_t keys) const {
-    return keys < size ? 0 : (keys - size) / stride + 1;
+    return keys < size ? 0 : Quotient(keys - size, stride) + 1;
   }
   __host__ __device__ int64_t LastPosition(int64_t window) const {
     return window * stride + size - 1;
   }
   // Windows that end at `position` or later start here.
   __host__ __device__ int64_t FirstEndingAt(int64_t position) const {
-    return position < size ? 0 : (position - size) / stride + 1;
+    return position < size ? 0 : Quotient(position - size, stride) + 1;
   }
 };
 

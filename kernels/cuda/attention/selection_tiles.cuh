@@ -17,6 +17,7 @@ struct SelectArgs {
   Windows fine, coarse;
   int64_t block_size, init_blocks, local_blocks;
   int selected_blocks;
+  float scale;                  // of logits to base 2
   int tile_queries, tile_rows;  // rows: queries * G
   int64_t items;                // (segment, query tile, KV head)
   int64_t score_pitch;
@@ -25,10 +26,10 @@ struct SelectArgs {
 
   // Blocks [begin, end) that compete by score for the query at a position.
   __device__ int64_t CandidatesBegin(int64_t position) const {
-    return min(init_blocks, position / block_size + 1);
+    return min(init_blocks, static_cast<int64_t>(Quotient(position, block_size) + 1));
   }
   __device__ int64_t CandidatesEnd(int64_t position) const {
-    return max(CandidatesBegin(position), position / block_size - local_blocks);
+    return max(CandidatesBegin(position), Quotient(position, block_size) - local_blocks);
   }
   __device__ int32_t* List(int64_t row, int key_head) const {
     return blocks + (row * rows.key_heads + key_head) * selected_blocks;
@@ -38,28 +39,27 @@ struct SelectArgs {
 // Neighbouring queries of one KV head. The last tiles of a segment, which have most to do, come
 // first.
 struct SelectionTile {
-  SegmentPlan segment;
+  int64_t query_row, key_row, position;  // of the first query in q, of the segment's keys
   int key_head, queries;
-  int64_t first_query;  // in the segment
 
-  __device__ SelectionTile(const SelectArgs& args, int64_t item)
-      : segment(SegmentOfItem(args.rows.segments, args.rows.segment_count, item)) {
-    const int64_t local = item - segment.first_item;
-    key_head = static_cast<int>(local % args.rows.key_heads);
-    const int64_t tiles = CeilDivide(segment.query_count, args.tile_queries);
-    first_query = (tiles - 1 - local / args.rows.key_heads) * args.tile_queries;
-    queries = static_cast<int>(
-        min(segment.query_count - first_query, static_cast<int64_t>(args.tile_queries)));
+  __device__ SelectionTile(const SelectArgs& args, int64_t item) {
+    const SegmentPlan segment = SegmentOfItem(args.rows.segments, args.rows.segment_count, item);
+    const int local = static_cast<int>(item - segment.first_item);
+    const int tile = Quotient(local, args.rows.key_heads);
+    key_head = local - tile * args.rows.key_heads;
+    const int tiles = Quotient(segment.query_count + args.tile_queries - 1, args.tile_queries);
+    const int64_t first = static_cast<int64_t>(tiles - 1 - tile) * args.tile_queries;
+    queries =
+        static_cast<int>(min(segment.query_count - first, static_cast<int64_t>(args.tile_queries)));
+    query_row = segment.query_begin + first;
+    key_row = segment.key_begin;
+    position = segment.first_position + first;
   }
 
-  __device__ int64_t Position(int query) const {
-    return segment.first_position + first_query + query;
-  }
-  __device__ int64_t LastPosition() const { return Position(queries - 1); }
-  __device__ int64_t Row(int query) const { return segment.query_begin + first_query + query; }
+  __device__ int64_t LastPosition() const { return position + queries - 1; }
   // Whether some query has more blocks than it may list.
   __device__ bool IsScored(const SelectArgs& args) const {
-    return LastPosition() / args.block_size + 1 > args.selected_blocks;
+    return Quotient(LastPosition(), args.block_size) + 1 > args.selected_blocks;
   }
 };
 
