@@ -40,7 +40,11 @@ __global__ void __launch_bounds__(kTileThreads, 2) SelectKernel(const SelectArgs
       TileScorer<kD>(args, tile, memory, block_scores).Run();
     }
     for (int query = warp; query < tile.queries; query += kTileThreads / kWarp) {
-      ListBlocks(args, tile.position + query, block_scores + query * args.score_pitch, bins[warp],
+      const float* const scores = block_scores + query * args.score_pitch;
+      const auto find_cut = [&](int begin, int end, int places) {
+        return FindCut(scores, begin, end, {0, kHighestScore, places, end - begin}, bins[warp]);
+      };
+      ListBlocks(args, tile.position + query, scores, find_cut,
                  args.List(tile.query_row + query, tile.key_head));
     }
     __syncthreads();

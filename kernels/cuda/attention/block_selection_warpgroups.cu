@@ -63,16 +63,21 @@ struct SharedMemory {
   static constexpr int kPanelBytes = kWindows * kPanelRowBytes;
   static constexpr int kKeyBytes = kWindows * kD * 2;
   static constexpr int kQueries = kStages * kKeyBytes;
-  static constexpr int kCounters = kQueries + kTileQueries * kGroup * kD * 2;
-  static constexpr int kBarriers = kCounters + kListers * kBins * 4;
+  static constexpr int kCounts = kQueries + kTileQueries * kGroup * kD * 2;
+  static constexpr int kScratch = kCounts + kScoreBuffers * kTileQueries * kBins * 4;
+  static constexpr int kBarriers = kScratch + kListers * kBins * 4;
   static constexpr int kBytes = kBarriers + static_cast<int>(sizeof(Barriers));
 
   char* memory;
 
   __device__ uint32_t Keys(int stage) const { return SharedAddress(memory) + stage * kKeyBytes; }
   __device__ SharedTile<kD> Queries() const { return SharedTile<kD>(memory + kQueries); }
-  __device__ int* Counters(int lister) const {
-    return reinterpret_cast<int*>(memory + kCounters) + lister * kBins;
+  // By bin, of a query's scores in a buffer.
+  __device__ int* Counts(int buffer, int query) const {
+    return reinterpret_cast<int*>(memory + kCounts) + (buffer * kTileQueries + query) * kBins;
+  }
+  __device__ int* Scratch(int lister) const {
+    return reinterpret_cast<int*>(memory + kScratch) + lister * kBins;
   }
   __device__ Barriers& barriers() const { return *reinterpret_cast<Barriers*>(memory + kBarriers); }
 
@@ -102,6 +107,30 @@ struct RingPlace {
   __device__ int FullParity() const { return static_cast<int>(uses / kSlots % 2); }
   __device__ int EmptyParity() const { return FullParity() ^ 1; }
   __device__ void Advance() { ++uses; }
+};
+
+// Scores of a query's blocks in one of the thread block's buffers.
+__device__ float* ScoresOf(const SelectArgs& args, int buffer, int query) {
+  const int64_t row =
+      (static_cast<int64_t>(blockIdx.x) * kScoreBuffers + buffer) * kTileQueries + query;
+  return args.scores + row * args.score_pitch;
+}
+
+// The scorers count scores in bins, eight to a power of two from 2^-24 to 2^8 and the outermost
+// open: few scores are left to look at in the bin of the cut.
+struct ScoreBin {
+  static constexpr int kShift = 20;
+  static constexpr int kFirst = (127 - 24) << 3;
+
+  __device__ static int Of(unsigned bits) {
+    return min(max(static_cast<int>(bits >> kShift) - kFirst, 0), kBins - 1);
+  }
+  __device__ static unsigned Low(int bin) {
+    return bin == 0 ? 0 : static_cast<unsigned>(kFirst + bin) << kShift;
+  }
+  __device__ static unsigned High(int bin) {
+    return bin == kBins - 1 ? kHighestScore : Low(bin + 1) - 1;
+  }
 };
 
 // Calls visit(tile) for the thread block's tiles. The thread blocks take turns in alternating
@@ -298,16 +327,9 @@ class Scorer {
   __device__ void Score(const SelectionTile& tile) {
     Barriers& barriers = memory_.barriers();
     const KeyTiles tiles(args_, tile.LastPosition());
-    const int count = tiles.count();
-    const auto seen = static_cast<int>(args_.coarse.Count(tile.position + Query() + 1));
+    const int64_t position = tile.position + Query();
+    const auto seen = static_cast<int>(args_.coarse.Count(position + 1));
     const auto seen_by_all = static_cast<int>(args_.coarse.Count(tile.position + 1));
-    float* row =
-        args_.scores +
-        ((static_cast<int64_t>(blockIdx.x) * kScoreBuffers + scores_.Slot()) * kTileQueries +
-         Query()) *
-            args_.score_pitch +
-        lane_ % 16;
-    const bool is_stored = Query() < tile.queries;
     Reset();
     for (int first = 0; first < tiles.coarse * kWindows; first += kWindows) {
       MeetKeys([&](int product) {
@@ -316,14 +338,19 @@ class Scorer {
       });
     }
     FinishNormalisers();
-    SharedBarrier(&barriers.scores_empty[scores_.Slot()]).Wait(scores_.EmptyParity());
-    for (int i = 0; i < tiles.fine; ++i, row += kBlocks) {
+    const int buffer = scores_.Slot();
+    const int end = Query() < tile.queries ? static_cast<int>(args_.CandidatesEnd(position)) : 0;
+    SharedBarrier(&barriers.scores_empty[buffer]).Wait(scores_.EmptyParity());
+    for (int first = 0; first < tiles.fine * kBlocks; first += kBlocks) {
       MeetKeys([&](int product) { Exponentiate(product); });
       const unsigned score = BlockScore();
-      if (is_stored) *row = __uint_as_float(score);
+      const int block = first + lane_ % 16;
+      if (block < static_cast<int>(args_.init_blocks) || block >= end) continue;
+      ScoresOf(args_, buffer, Query())[block] = __uint_as_float(score);
+      atomicAdd(memory_.Counts(buffer, Query()) + ScoreBin::Of(score), 1);
     }
     __syncwarp();
-    if (IsFirstLane()) SharedBarrier(&barriers.scores_full[scores_.Slot()]).Arrive();
+    if (IsFirstLane()) SharedBarrier(&barriers.scores_full[buffer]).Arrive();
     scores_.Advance();
   }
 
@@ -464,7 +491,7 @@ class Scorer {
     reaching_ = last;
     const unsigned from_before = __shfl_sync(kFullMask, sent, lane_ / 16 * 16 + (lane_ + 15) % 16);
     const unsigned own = max(max(windows[0], windows[1]), max(windows[2], windows[3]));
-    return min(max(own, from_before), __float_as_uint(INFINITY));
+    return min(max(own, from_before), kHighestScore);
   }
 
   const SelectArgs& args_;
@@ -480,6 +507,12 @@ class Scorer {
   unsigned reaching_;  // the lane's last window of the tile of keys before
 };
 
+// By kCount threads.
+template <int kCount>
+__device__ void ZeroCounts(int* counts, int size, int thread) {
+  for (int i = thread * 4; i < size; i += kCount * 4) *reinterpret_cast<int4*>(counts + i) = {};
+}
+
 // A listing warp takes every third query.
 template <int kD>
 __device__ void ListTiles(const SelectArgs& args, const SharedMemory<kD>& memory, int lister) {
@@ -487,17 +520,25 @@ __device__ void ListTiles(const SelectArgs& args, const SharedMemory<kD>& memory
   RingPlace<kScoreBuffers> place;
   VisitTiles(args, [&](const SelectionTile& tile) {
     const bool is_scored = tile.IsScored(args);
-    if (is_scored) SharedBarrier(&barriers.scores_full[place.Slot()]).Wait(place.FullParity());
-    const float* const scores =
-        args.scores + (static_cast<int64_t>(blockIdx.x) * kScoreBuffers + place.Slot()) *
-                          kTileQueries * args.score_pitch;
+    const int buffer = place.Slot();
+    if (is_scored) SharedBarrier(&barriers.scores_full[buffer]).Wait(place.FullParity());
     for (int query = lister; query < tile.queries; query += kListers) {
-      ListBlocks(args, tile.position + query, scores + query * args.score_pitch,
-                 memory.Counters(lister), args.List(tile.query_row + query, tile.key_head));
+      const float* const scores = ScoresOf(args, buffer, query);
+      int* const counts = memory.Counts(buffer, query);
+      const auto find_cut = [&](int begin, int end, int places) {
+        const CutBin cut(counts, places);
+        return FindCut(scores, begin, end,
+                       {ScoreBin::Low(cut.bin), ScoreBin::High(cut.bin), cut.places, cut.count},
+                       memory.Scratch(lister));
+      };
+      ListBlocks(args, tile.position + query, scores, find_cut,
+                 args.List(tile.query_row + query, tile.key_head));
+      __syncwarp();
+      if (is_scored) ZeroCounts<kWarp>(counts, kBins, static_cast<int>(threadIdx.x) % kWarp);
     }
     if (!is_scored) return;
     __syncwarp();
-    if (IsFirstLane()) SharedBarrier(&barriers.scores_empty[place.Slot()]).Arrive();
+    if (IsFirstLane()) SharedBarrier(&barriers.scores_empty[buffer]).Arrive();
     place.Advance();
   });
 }
@@ -510,6 +551,7 @@ __global__ void __launch_bounds__(kThreads, 1) WarpgroupSelectKernel(const Selec
   extern __shared__ __align__(1024) char memory[];
   const SharedMemory<kD> shared{memory};
   if (threadIdx.x == 0) shared.InitBarriers();
+  ZeroCounts<kThreads>(shared.Counts(0, 0), kScoreBuffers * kTileQueries * kBins, threadIdx.x);
   __syncthreads();
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   if (warp < 4) {

@@ -11,11 +11,14 @@ namespace salamander::cuda {
 
 constexpr int kBins = 256;
 
+// Scores are ordered by their bits, as they are not negative. None is above infinity, NaN included.
+constexpr unsigned kHighestScore = 0x7F800000U;
+
 // Calls visit(block, bits of its score, block < end) for blocks [begin, end) in order, a warp's
 // width at a time, by all lanes together.
 template <typename Visit>
 __device__ void VisitScores(const float* scores, int begin, int end, const Visit& visit) {
-  constexpr int kAtOnce = 4;  // loads under way
+  constexpr int kAtOnce = 8;  // loads under way
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   for (int first = begin; first < end; first += kAtOnce * kWarp) {
     unsigned bits[kAtOnce];
@@ -33,14 +36,20 @@ __device__ void VisitScores(const float* scores, int begin, int end, const Visit
   }
 }
 
-// Scores by their bits, which order them as they are not negative.
+// Scores above `bits` are taken, and so many of those that equal it.
 struct ScoreCut {
-  unsigned bits;  // what is above is taken
-  int ties;       // and so many of those that equal it
+  unsigned bits;
+  int ties;
 };
 
-// The bin of the `places`-th best in a histogram, how many of the bin are among the `places` best,
-// and how many there are. By a warp.
+// Bits among which the cut lies: of the `count` scores there, the `places` best are taken.
+struct CutRange {
+  unsigned low, high;
+  int places, count;
+};
+
+// The bin of a histogram that the `places`-th best of all is in, how many of the bin are among the
+// `places` best, and how many there are. By a warp.
 struct CutBin {
   int bin, places, count;
 
@@ -74,39 +83,78 @@ struct CutBin {
   }
 };
 
-// Where to cut scores [begin, end) so that `places` are taken, 0 < places < end - begin. Narrows
-// the range that holds the cut to one of 256 parts at a time, until all or nothing of it is taken
-// or it is one value. By a warp; bins: kBins counters.
-__device__ inline ScoreCut FindCut(const float* scores, int begin, int end, int places, int* bins) {
+// The cut where no more than kBins scores [begin, end) lie in the range: they are gathered in
+// `kept`, and the range is halved. By a warp.
+__device__ inline ScoreCut CutAmongFew(const float* scores, int begin, int end,
+                                       const CutRange& range, unsigned* kept) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  unsigned low = ~0U, high = 0;
+  int count = 0;
   VisitScores(scores, begin, end, [&](int, unsigned bits, bool is_block) {
-    if (!is_block) return;
-    low = min(low, bits);
-    high = max(high, bits);
+    const bool is_kept = is_block && bits >= range.low && bits <= range.high;
+    const unsigned all = __ballot_sync(kFullMask, is_kept);
+    if (is_kept) kept[count + __popc(all & ((1U << lane) - 1))] = bits;
+    count += __popc(all);
   });
-  low = __reduce_min_sync(kFullMask, low);
-  high = __reduce_max_sync(kFullMask, high);
-  while (true) {
-    for (int i = lane; i < kBins; i += kWarp) bins[i] = 0;
-    __syncwarp();
-    const int shift = max(24 - __clz(static_cast<int>(high - low)), 0);
-    VisitScores(scores, begin, end, [&](int, unsigned bits, bool is_block) {
-      if (is_block && bits >= low && bits <= high) atomicAdd(&bins[(bits - low) >> shift], 1);
-    });
-    __syncwarp();
-    const CutBin cut(bins, places);
-    __syncwarp();
-    places = cut.places;
-    low += static_cast<unsigned>(cut.bin) << shift;
-    if (shift == 0 || cut.count == places) return {low, places};
-    high = min(high, low + (1U << shift) - 1);
+  __syncwarp();
+  unsigned own[kBins / kWarp];
+#pragma unroll
+  for (int i = 0; i < kBins / kWarp; ++i) {
+    own[i] = i * kWarp + lane < count ? kept[i * kWarp + lane] : 0;
   }
+  __syncwarp();
+  const auto count_from = [&](unsigned bits) {  // bits > 0
+    unsigned mine = 0;
+#pragma unroll
+    for (int i = 0; i < kBins / kWarp; ++i) mine += own[i] >= bits ? 1 : 0;
+    return static_cast<int>(__reduce_add_sync(kFullMask, mine));
+  };
+  unsigned low = range.low, high = range.high;
+  while (low < high) {
+    const unsigned middle = high - (high - low) / 2;
+    const int from = count_from(middle);
+    if (from == range.places) return {middle, range.places};
+    if (from > range.places) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return {low, range.places - count_from(low + 1)};
 }
 
-// Writes the list of the query at `position`, by a warp.
-__device__ inline void ListBlocks(const SelectArgs& args, int64_t position, const float* scores,
-                                  int* bins, int32_t* list) {
+// The cut of scores [begin, end). Narrows the range to one of 256 parts at a time, until all of it
+// is taken, few scores are left or it is one value. By a warp; bins: kBins counters.
+__device__ inline ScoreCut FindCut(const float* scores, int begin, int end, CutRange range,
+                                   int* bins) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  while (range.count > range.places && range.low < range.high) {
+    if (range.count <= kBins) {
+      return CutAmongFew(scores, begin, end, range, reinterpret_cast<unsigned*>(bins));
+    }
+    for (int i = lane; i < kBins; i += kWarp) bins[i] = 0;
+    __syncwarp();
+    const int shift = max(24 - __clz(static_cast<int>(range.high - range.low)), 0);
+    VisitScores(scores, begin, end, [&](int, unsigned bits, bool is_block) {
+      if (is_block && bits >= range.low && bits <= range.high) {
+        atomicAdd(&bins[(bits - range.low) >> shift], 1);
+      }
+    });
+    __syncwarp();
+    const CutBin cut(bins, range.places);
+    __syncwarp();
+    range.low += static_cast<unsigned>(cut.bin) << shift;
+    range.high = min(range.high, range.low + (1U << shift) - 1);
+    range.places = cut.places;
+    range.count = cut.count;
+  }
+  return {range.low, range.places};
+}
+
+// Writes the list of the query at `position`, by a warp. find_cut(begin, end, places) says where to
+// cut scores [begin, end) so that `places` are taken, 0 < places < end - begin.
+template <typename FindCut>
+__device__ void ListBlocks(const SelectArgs& args, int64_t position, const float* scores,
+                           const FindCut& find_cut, int32_t* list) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int current = Quotient(position, args.block_size);
   const int begin = static_cast<int>(args.CandidatesBegin(position));
@@ -119,7 +167,7 @@ __device__ inline void ListBlocks(const SelectArgs& args, int64_t position, cons
     for (int block = begin + lane; block < end; block += kWarp) list[block] = block;
     written = end;
   } else if (places > 0) {
-    ScoreCut cut = FindCut(scores, begin, end, places, bins);
+    ScoreCut cut = find_cut(begin, end, places);
     const unsigned lower = (1U << lane) - 1;
     VisitScores(scores, begin, end, [&](int block, unsigned bits, bool is_block) {
       const unsigned tied = __ballot_sync(kFullMask, is_block && bits == cut.bits);
