@@ -31,7 +31,7 @@ constexpr int kBlocksPerMultiprocessor = 2;
 template <int kD>
 __global__ void __launch_bounds__(kTileThreads, 2) SelectKernel(const SelectArgs args) {
   extern __shared__ __align__(128) char memory[];
-  __shared__ int bins[kTileThreads / kWarp][kBins];
+  __shared__ __align__(16) int bins[kTileThreads / kWarp][kBins];
   float* const block_scores = args.scores + blockIdx.x * args.tile_queries * args.score_pitch;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {

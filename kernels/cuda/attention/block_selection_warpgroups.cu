@@ -332,37 +332,48 @@ class Scorer {
     const auto seen_by_all = static_cast<int>(args_.coarse.Count(tile.position + 1));
     Reset();
     for (int first = 0; first < tiles.coarse * kWindows; first += kWindows) {
-      MeetKeys([&](int product) {
-        if (first + kWindows > seen_by_all) Mask(seen - first);
-        Normalise(product);
-      });
+      MeetKeys([] {},
+               [&](int product) {
+                 if (first + kWindows > seen_by_all) Mask(seen - first);
+                 Normalise(product);
+               });
     }
     FinishNormalisers();
     const int buffer = scores_.Slot();
     const int end = Query() < tile.queries ? static_cast<int>(args_.CandidatesEnd(position)) : 0;
+    float* const scores = ScoresOf(args_, buffer, Query());
     SharedBarrier(&barriers.scores_empty[buffer]).Wait(scores_.EmptyParity());
-    for (int first = 0; first < tiles.fine * kBlocks; first += kBlocks) {
-      MeetKeys([&](int product) { Exponentiate(product); });
+    const auto store_scores = [&](int first) {
       const unsigned score = BlockScore();
       const int block = first + lane_ % 16;
-      if (block < static_cast<int>(args_.init_blocks) || block >= end) continue;
-      ScoresOf(args_, buffer, Query())[block] = __uint_as_float(score);
+      if (block < static_cast<int>(args_.init_blocks) || block >= end) return;
+      scores[block] = __uint_as_float(score);
       atomicAdd(memory_.Counts(buffer, Query()) + ScoreBin::Of(score), 1);
+    };
+    const auto exponentiate = [&](int product) { Exponentiate(product); };
+    MeetKeys([] {}, exponentiate);
+    const int last = (tiles.fine - 1) * kBlocks;
+    for (int first = 0; first < last; first += kBlocks) {
+      MeetKeys([&] { store_scores(first); }, exponentiate);
     }
+    store_scores(last);
     __syncwarp();
     if (IsFirstLane()) SharedBarrier(&barriers.scores_full[buffer]).Arrive();
     scores_.Advance();
   }
 
   // Multiplies with the next tile of keys and calls work_on(0) and work_on(1) when the accumulators
-  // hold the one product and the other.
-  template <typename WorkOn>
-  __device__ void MeetKeys(const WorkOn& work_on) {
+  // hold the one product and the other, and meanwhile() while the first is under way.
+  template <typename Meanwhile, typename WorkOn>
+  __device__ void MeetKeys(const Meanwhile& meanwhile, const WorkOn& work_on) {
     Barriers& barriers = memory_.barriers();
     SharedBarrier(&barriers.keys_full[keys_.Slot()]).Wait(keys_.FullParity());
-    Multiply(left_[0]);
+    StartProduct(left_[0]);
+    meanwhile();
+    FinishProduct();
     work_on(0);
-    Multiply(left_[1]);
+    StartProduct(left_[1]);
+    FinishProduct();
     if (IsFirstLane()) SharedBarrier(&barriers.keys_empty[keys_.Slot()]).Arrive();
     keys_.Advance();
     work_on(1);
@@ -377,7 +388,7 @@ class Scorer {
     reaching_ = 0;
   }
 
-  __device__ void Multiply(const uint32_t (&left)[kD / 16][4]) {
+  __device__ void StartProduct(const uint32_t (&left)[kD / 16][4]) {
     const uint32_t keys = memory_.Keys(keys_.Slot());
     FenceProducts();
 #pragma unroll
@@ -386,12 +397,11 @@ class Scorer {
       WarpgroupMultiplyAdd<false>(d_, left[step], AlongColumns(panel, 0, step % 4 * 16), step > 0);
     }
     CommitProducts();
-    WaitForProducts<0>();
-    HoldAccumulators();
   }
 
   // Keeps the compiler from moving what reads accumulators to before the wait for them.
-  __device__ void HoldAccumulators() {
+  __device__ void FinishProduct() {
+    WaitForProducts<0>();
 #pragma unroll
     for (int i = 0; i < kWindows / 8; ++i) {
       asm volatile("" : "+f"(d_[i][0]), "+f"(d_[i][1]), "+f"(d_[i][2]), "+f"(d_[i][3])::"memory");

@@ -49,17 +49,21 @@ struct CutRange {
 };
 
 // The bin of a histogram that the `places`-th best of all is in, how many of the bin are among the
-// `places` best, and how many there are. By a warp.
+// `places` best, and how many there are. By a warp; bins: 16-byte aligned.
 struct CutBin {
   int bin, places, count;
 
   __device__ CutBin(const int* bins, int wanted) {
     constexpr int kOwn = kBins / kWarp;
+    static_assert(kOwn == 8);
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const int top = kBins - 1 - lane * kOwn;  // lane l owns the l-th eight bins from above
-    int own[kOwn], sum = 0;
+    const int4 high = *reinterpret_cast<const int4*>(bins + top - 3);
+    const int4 low = *reinterpret_cast<const int4*>(bins + top - 7);
+    const int own[] = {high.w, high.z, high.y, high.x, low.w, low.z, low.y, low.x};
+    int sum = 0;
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) sum += own[i] = bins[top - i];
+    for (int i = 0; i < kOwn; ++i) sum += own[i];
     int through = sum;
 #pragma unroll
     for (int offset = 1; offset < kWarp; offset *= 2) {
