@@ -80,10 +80,14 @@ else()
   message(STATUS "CUDA backend: not built, the program is complete for CPUs")
 endif()
 
-# salamander_cuda_library(name SOURCES ... LINKS ...): like salamander_library, for a folder with kernels.
+# salamander_cuda_library(name [OBJECT] SOURCES ... LINKS ...): like salamander_library, for a folder with kernels.
 function(salamander_cuda_library name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
-  add_library(${name} STATIC ${ARG_SOURCES})
+  cmake_parse_arguments(ARG "OBJECT" "" "SOURCES;LINKS" ${ARGN})
+  if(ARG_OBJECT)
+    add_library(${name} OBJECT ${ARG_SOURCES})
+  else()
+    add_library(${name} STATIC ${ARG_SOURCES})
+  endif()
   target_link_libraries(${name} PRIVATE salamander_flags ${ARG_LINKS})
   target_include_directories(${name} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   target_compile_options(${name} PRIVATE
