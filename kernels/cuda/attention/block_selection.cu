@@ -6,6 +6,8 @@
 //
 // A query's result does not depend on its neighbours: tiles of windows start at the same window for
 // all, and the sums over heads have a fixed order.
+//
+// Hopper has kernels of its own for the shapes that models have (block_selection_warpgroups.cu).
 #include <algorithm>
 #include <vector>
 

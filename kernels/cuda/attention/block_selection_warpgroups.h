@@ -19,7 +19,8 @@ constexpr int kWarpgroupTilesAtOnce = 2;
 constexpr int kWarpgroupScoreMultiple = 16;  // of the pitch of the scores
 
 // Whether the device and the shape allow it: groups of 16 heads of 64 or 128, blocks of 4 strides
-// of windows of 2 strides, and no forced block beside one that is scored.
+// of windows of 2 strides, and a local block, so that a query sees every window of the blocks that
+// it scores.
 bool CanSelectByWarpgroups(const ExecutionContext& context, const SelectArgs& args);
 
 absl::Status SelectByWarpgroups(const ExecutionContext& context, const SelectArgs& args,
