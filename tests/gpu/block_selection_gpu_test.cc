@@ -33,6 +33,12 @@ struct ProblemCase {
   int64_t gap = 0;  // NaN rows between documents
 };
 
+// Heads and groups that Hopper has kernels of its own for, beside others.
+struct Heads {
+  int64_t heads, key_heads, head_dim;
+};
+constexpr Heads kSmallHeads[] = {{4, 2, 32}, {16, 1, 64}, {32, 2, 128}};
+
 // Inputs are fp64 and hold what the device sees of them; pooled keys and lists come from it.
 struct Problem {
   std::vector<Segment> segments;
@@ -302,9 +308,6 @@ TEST(PoolKeysGpuTest, OnlyNewPoolsTheWindowsThatEndInTheCall) {
 
 TEST(SelectBlocksGpuTest, MatchesCpuOnRaggedDocumentsForEveryGroup) {
   SKIP_WITHOUT_GPU();
-  struct Heads {
-    int64_t heads, key_heads, head_dim;
-  };
   for (const Heads& heads :
        {Heads{16, 16, 16}, Heads{16, 8, 32}, Heads{16, 4, 48}, Heads{16, 1, 64}, Heads{32, 2, 128},
         Heads{6, 2, 20}, Heads{80, 1, 16}, Heads{130, 1, 32}}) {
@@ -347,6 +350,28 @@ TEST(SelectBlocksGpuTest, MatchesCpuAroundTheSelectionLimitAndFarBeyond) {
                          .first_position = length - 70}};
     PoolAndSelect(problem, whole);
     ExpectCpuLists(problem);
+  }
+}
+
+// Many tiles of keys, and queries that begin and end anywhere in a tile.
+TEST(SelectBlocksGpuTest, MatchesCpuWithHeadsOfModelsFarBeyondTheLimit) {
+  SKIP_WITHOUT_GPU();
+  for (const int64_t head_dim : {64, 128}) {
+    for (const int64_t length : {97 * 64 - 49, 20011}) {
+      SCOPED_TRACE(testing::Message() << head_dim << ", " << length);
+      Problem problem = RandomProblem({.documents = {length},
+                                       .shape = BlockSelectionShape{},
+                                       .heads = 16,
+                                       .key_heads = 1,
+                                       .head_dim = head_dim});
+      const std::vector<Segment> whole = problem.segments;
+      problem.segments = {{.query_begin = length - 150,
+                           .query_count = 150,
+                           .key_begin = 0,
+                           .first_position = length - 150}};
+      PoolAndSelect(problem, whole);
+      ExpectCpuLists(problem);
+    }
   }
 }
 
@@ -425,11 +450,33 @@ TEST(SelectBlocksGpuTest, OddWindowsAndBlocksMatchCpu) {
 
 TEST(SelectBlocksGpuTest, EqualKeysTakeTheLowestBlocks) {
   SKIP_WITHOUT_GPU();
-  Problem problem = RandomProblem({.documents = {200}, .heads = 16});
+  for (const Heads& heads : kSmallHeads) {
+    Problem problem = RandomProblem({.documents = {200},
+                                     .heads = heads.heads,
+                                     .key_heads = heads.key_heads,
+                                     .head_dim = heads.head_dim});
+    for (int64_t i = 0; i < problem.k.size(); ++i) problem.k.Set(i, 0.5);
+    PoolAndSelect(problem);
+    // Block 0 is forced, so are 10, 11 and the current 12.
+    EXPECT_THAT(problem.List(199, 0), ElementsAre(0, 1, 2, 10, 11, 12));
+  }
+}
+
+// More of them than a histogram has bins.
+TEST(SelectBlocksGpuTest, ManyEqualKeysTakeTheLowestBlocks) {
+  SKIP_WITHOUT_GPU();
+  Problem problem = RandomProblem({.documents = {20011},
+                                   .shape = BlockSelectionShape{},
+                                   .heads = 16,
+                                   .key_heads = 1,
+                                   .head_dim = 64});
   for (int64_t i = 0; i < problem.k.size(); ++i) problem.k.Set(i, 0.5);
   PoolAndSelect(problem);
-  // Block 0 is forced, so are 10, 11 and the current 12.
-  EXPECT_THAT(problem.List(199, 0), ElementsAre(0, 1, 2, 10, 11, 12));
+  const std::vector<int32_t> list = problem.List(20010, 0);
+  ASSERT_EQ(list.size(), 96U);
+  for (int32_t i = 0; i < 96; ++i) {
+    ASSERT_EQ(list[static_cast<size_t>(i)], i < 63 ? i : 20010 / 64 - 95 + i);
+  }
 }
 
 TEST(SelectBlocksGpuTest, ScoresAreZeroWhereNoCoarseKeyIsVisible) {
@@ -441,16 +488,22 @@ TEST(SelectBlocksGpuTest, ScoresAreZeroWhereNoCoarseKeyIsVisible) {
 
 TEST(SelectBlocksGpuTest, LargeLogitsKeepListsWellFormed) {
   SKIP_WITHOUT_GPU();
-  Problem problem = RandomProblem({.documents = {300}});
-  for (int64_t i = 0; i < problem.q.size(); ++i) problem.q.Set(i, 128 * problem.q.At(i));
-  PoolAndSelect(problem);
-  for (int64_t row = 96; row < 300; ++row) {
-    const std::vector<int32_t> list = problem.List(row, 0);
-    ASSERT_EQ(list.size(), 6U);
-    ASSERT_TRUE(std::adjacent_find(list.begin(), list.end(), std::greater_equal<>()) == list.end());
-    ASSERT_EQ(list.front(), 0);
-    ASSERT_EQ(list.back(), row / 16);
-    ASSERT_EQ(list[3], row / 16 - 2);
+  for (const Heads& heads : kSmallHeads) {
+    Problem problem = RandomProblem({.documents = {300},
+                                     .heads = heads.heads,
+                                     .key_heads = heads.key_heads,
+                                     .head_dim = heads.head_dim});
+    for (int64_t i = 0; i < problem.q.size(); ++i) problem.q.Set(i, 128 * problem.q.At(i));
+    PoolAndSelect(problem);
+    for (int64_t row = 96; row < 300; ++row) {
+      const std::vector<int32_t> list = problem.List(row, 0);
+      ASSERT_EQ(list.size(), 6U);
+      ASSERT_TRUE(std::adjacent_find(list.begin(), list.end(), std::greater_equal<>()) ==
+                  list.end());
+      ASSERT_EQ(list.front(), 0);
+      ASSERT_EQ(list.back(), row / 16);
+      ASSERT_EQ(list[3], row / 16 - 2);
+    }
   }
 }
 
@@ -470,54 +523,69 @@ TEST(SelectBlocksGpuTest, LaterDocumentsIgnoreEarlierTokens) {
 
 TEST(SelectBlocksGpuTest, NaNStaysInItsDocument) {
   SKIP_WITHOUT_GPU();
-  Problem clean = RandomProblem({.documents = {150, 97, 1, 180}, .heads = 4, .key_heads = 2});
-  PoolAndSelect(clean);
-  for (const Segment& poisoned : clean.segments) {
-    Problem problem = clean;
-    for (TestTensor* tensor : {&problem.q, &problem.k}) {
-      tensor->PoisonRows(poisoned.query_begin, 1);
-      tensor->PoisonRows(poisoned.query_begin + poisoned.query_count - 1, 1);
-    }
-    PoolAndSelect(problem);
-    for (const Segment& document : clean.segments) {
-      if (document.query_begin == poisoned.query_begin) continue;
-      EXPECT_TRUE(
-          BitwiseEqual(problem.blocks.View().Rows(document.query_begin, document.query_count),
-                       clean.blocks.View().Rows(document.query_begin, document.query_count)));
+  for (const Heads& heads : kSmallHeads) {
+    Problem clean = RandomProblem({.documents = {150, 97, 1, 180},
+                                   .heads = heads.heads,
+                                   .key_heads = heads.key_heads,
+                                   .head_dim = heads.head_dim});
+    PoolAndSelect(clean);
+    for (const Segment& poisoned : clean.segments) {
+      Problem problem = clean;
+      for (TestTensor* tensor : {&problem.q, &problem.k}) {
+        tensor->PoisonRows(poisoned.query_begin, 1);
+        tensor->PoisonRows(poisoned.query_begin + poisoned.query_count - 1, 1);
+      }
+      PoolAndSelect(problem);
+      for (const Segment& document : clean.segments) {
+        if (document.query_begin == poisoned.query_begin) continue;
+        EXPECT_TRUE(
+            BitwiseEqual(problem.blocks.View().Rows(document.query_begin, document.query_count),
+                         clean.blocks.View().Rows(document.query_begin, document.query_count)));
+      }
     }
   }
 }
 
 TEST(SelectBlocksGpuTest, BlocksWithNaNAreReadByAllWhoSeeThem) {
   SKIP_WITHOUT_GPU();
-  Problem problem = RandomProblem({.documents = {300}});
-  problem.k.PoisonRows(5 * 16 + 7, 1);
-  PoolAndSelect(problem);
-  // From position 128 on block 5 is no local one. Its windows overlap no other block.
-  for (int64_t row = 128; row < 300; ++row) {
-    EXPECT_THAT(problem.List(row, 0), testing::Contains(5)) << row;
+  for (const Heads& heads : kSmallHeads) {
+    Problem problem = RandomProblem({.documents = {300},
+                                     .heads = heads.heads,
+                                     .key_heads = heads.key_heads,
+                                     .head_dim = heads.head_dim});
+    problem.k.PoisonRows(5 * 16 + 7, 1);
+    PoolAndSelect(problem);
+    // From position 128 on block 5 is no local one. Its windows overlap no other block.
+    for (int64_t row = 128; row < 300; ++row) {
+      EXPECT_THAT(problem.List(row, 0), testing::Contains(5)) << row;
+    }
   }
 }
 
 TEST(SelectBlocksGpuTest, ChunksDecodingAndRunsGiveTheSameLists) {
   SKIP_WITHOUT_GPU();
-  const ProblemCase c = {.documents = {331}, .heads = 4, .key_heads = 2, .head_dim = 32};
-  Problem whole = RandomProblem(c);
-  PoolAndSelect(whole);
-  for (const int64_t chunk : {331, 50, 1}) {
-    Problem chunked = RandomProblem(c);
-    const std::vector<Segment> all = chunked.segments;
-    chunked.segments.clear();
-    for (int64_t first = 0; first < 331; first += chunk) {
-      chunked.segments.push_back({.query_begin = first,
-                                  .query_count = std::min<int64_t>(chunk, 331 - first),
-                                  .key_begin = 0,
-                                  .first_position = first});
+  for (const Heads& heads : kSmallHeads) {
+    const ProblemCase c = {.documents = {331},
+                           .heads = heads.heads,
+                           .key_heads = heads.key_heads,
+                           .head_dim = heads.head_dim};
+    Problem whole = RandomProblem(c);
+    PoolAndSelect(whole);
+    for (const int64_t chunk : {331, 50, 1}) {
+      Problem chunked = RandomProblem(c);
+      const std::vector<Segment> all = chunked.segments;
+      chunked.segments.clear();
+      for (int64_t first = 0; first < 331; first += chunk) {
+        chunked.segments.push_back({.query_begin = first,
+                                    .query_count = std::min<int64_t>(chunk, 331 - first),
+                                    .key_begin = 0,
+                                    .first_position = first});
+      }
+      PoolAndSelect(chunked, all);
+      EXPECT_TRUE(BitwiseEqual(chunked.blocks.View(), whole.blocks.View())) << chunk;
+      EXPECT_TRUE(BitwiseEqual(chunked.fine_keys.View(), whole.fine_keys.View())) << chunk;
+      EXPECT_TRUE(BitwiseEqual(chunked.coarse_keys.View(), whole.coarse_keys.View())) << chunk;
     }
-    PoolAndSelect(chunked, all);
-    EXPECT_TRUE(BitwiseEqual(chunked.blocks.View(), whole.blocks.View())) << chunk;
-    EXPECT_TRUE(BitwiseEqual(chunked.fine_keys.View(), whole.fine_keys.View())) << chunk;
-    EXPECT_TRUE(BitwiseEqual(chunked.coarse_keys.View(), whole.coarse_keys.View())) << chunk;
   }
 }
 
