@@ -15,8 +15,10 @@
 //
 // Chunks: all blocks of threads of a chunk of queries come before those of the next, so that the
 // rows that they gather are in the L2 cache, whatever blocks are selected; and no list is so long
-// that others wait for it. Where a document has several chunks the sums of a (chunk, keys) go to a
-// slot, and a second kernel adds the slots up in order.
+// that others wait for it. Where some keys' readers are in several chunks, the sums are handed from
+// chunk to chunk: a block of threads waits until the chunks before have added theirs, which is
+// seldom not so since they were begun a chunk earlier, and the last one adds the whole to dk and
+// dv.
 //
 // Shared memory (D = 128): K and V 32 KiB, two stages of Q and dO 64 KiB, two tables of the rows 1
 // KiB. Registers: 224 for a thread that multiplies, of which dK and dV take 128, scores and their
@@ -36,7 +38,7 @@ namespace salamander::cuda {
 namespace {
 
 constexpr int kLeastGroup = 8;  // heads of a KV head; others are its multiples that divide 64
-constexpr int64_t kMostQueries = 4096, kLeastQueries = 512;  // of a chunk
+constexpr int64_t kMostQueries = 2048, kLeastQueries = 512;  // of a chunk
 constexpr int kThreads = 2 * kWarpgroup;
 constexpr int kPanelBytes = kTileRows * kPanelRowBytes;
 
@@ -46,20 +48,19 @@ struct KeyChunk {
   int64_t first_block, segment_blocks, first_cell;            // the segment's
   int64_t first_query, queries;                               // of the segment
   int64_t blocks;
-  int64_t first_item;   // of (KV head, block, piece)
-  int64_t first_slot;   // -1: the segment is one chunk
-  int64_t first_merge;  // of the items of the segments' last chunks, where there are several
-  int64_t earlier;      // chunks of the segment
-
-  __host__ __device__ int64_t end_query() const { return first_query + queries; }
+  int64_t first_item;  // of (KV head, block, piece)
 };
 
 struct KeysArgs {
   BackwardArgs backward;
   const KeyChunk* chunks;
   int chunk_count;
+  int64_t blocks;   // of all segments
   int pieces;       // of a block
   int tensor_rows;  // T * H
+  int* next_item;   // blocks of threads take the items in the order in which they begin
+  int* added;       // [Hkv, blocks, pieces] readers whose share is in the sums
+  float* sums;      // [Hkv, blocks, pieces] of kSumFloats
 };
 
 // What a step needs of its rows. Rows that do not exist are zeros, here and in the stage: they add
@@ -95,40 +96,41 @@ struct KeyPiece {
     begin = static_cast<int>(first);
     count = static_cast<int>(max(left, int64_t{0}));
   }
-
-  // Of the chunk's sums for these keys.
-  __device__ int64_t Slot(const KeysArgs& args, const KeyChunk& chunk) const {
-    return chunk.first_slot + (key_head * chunk.blocks + block) * args.pieces + piece;
-  }
 };
 
 // The queries of a chunk that read a piece.
 struct Readers {
   const int32_t* list;  // null: the queries from `first` on
   int first, count;
+  int before, all;  // readers in the chunks before, and in all
 
   __device__ Readers(const KeysArgs& args, const KeyChunk& chunk, const KeyPiece& keys) {
-    const BlockReaders& readers = args.backward.readers;
+    const int64_t end_query = chunk.first_query + chunk.queries;
+    const int64_t query_count = chunk.key_count - chunk.first_position;
+    int64_t end;
     if (args.backward.attention.lists == nullptr) {
+      const int64_t least = max(keys.begin - chunk.first_position, int64_t{0});
       list = nullptr;
-      first = static_cast<int>(max(keys.begin - chunk.first_position, chunk.first_query));
-      count = static_cast<int>(max(chunk.end_query() - first, int64_t{0}));
-      return;
+      first = static_cast<int>(max(least, chunk.first_query));
+      before = first - static_cast<int>(least);
+      all = static_cast<int>(query_count - least);
+      end = end_query - least;
+    } else {
+      const BlockReaders& readers = args.backward.readers;
+      const int64_t index = keys.key_head * readers.blocks + chunk.first_block + keys.block;
+      const int64_t begin = readers.begins[index];
+      const int32_t* const cells =
+          readers.before + keys.key_head * readers.cells + chunk.first_cell + keys.block;
+      const auto before_query = [&](int64_t query) {
+        return cells[query / kListChunk * chunk.segment_blocks];
+      };
+      first = 0;
+      before = before_query(chunk.first_query);
+      all = static_cast<int>(readers.begins[index + 1] - begin);
+      end = end_query == query_count ? all : before_query(end_query);
+      list = readers.queries + begin + before;
     }
-    const int64_t index = keys.key_head * readers.blocks + chunk.first_block + keys.block;
-    const int64_t begin = readers.begins[index];
-    const int32_t* const before =
-        readers.before + keys.key_head * readers.cells + chunk.first_cell + keys.block;
-    const auto before_query = [&](int64_t query) {
-      return before[query / kListChunk * chunk.segment_blocks];
-    };
-    const int64_t skipped = chunk.first_query == 0 ? 0 : before_query(chunk.first_query);
-    const bool is_last = chunk.first_position + chunk.end_query() == chunk.key_count;
-    const int64_t end =
-        is_last ? readers.begins[index + 1] - begin : before_query(chunk.end_query());
-    list = readers.queries + begin + skipped;
-    first = 0;
-    count = static_cast<int>(end - skipped);
+    count = max(static_cast<int>(end) - before, 0);
   }
 };
 
@@ -170,7 +172,13 @@ struct Shared {
   __device__ KeyItem& item() const { return *reinterpret_cast<KeyItem*>(memory + kItem); }
 };
 
+// The sums of a piece's keys: [dk or dv, four columns' sums, thread of the warpgroup].
+template <int kD>
+constexpr int64_t kSumFloats = 2 * int64_t{kD} * kPieceKeys;
+
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+constexpr int kKeysBarrier = 1;  // of the first warpgroup
 
 // By a warp each for q and its logsumexp, and for d_out and its delta: has the rows of the steps
 // copied into the stages. Lane l knows query l % Q of a step's Q; a bulk copy moves the query's
@@ -356,8 +364,6 @@ __device__ void Multiply(const AttentionArgs& args, int steps, const Shared<kD>&
   WaitForProducts<0>();
 }
 
-#endif  // __CUDA_ARCH_FEAT_SM90_ALL
-
 // Adds `factor` times a thread's columns of one of its two rows to the row in global memory.
 template <int kD>
 __device__ void AddRow(const float (&d)[kD / 8][4], int half, float factor, BFloat16* row) {
@@ -387,16 +393,12 @@ __device__ void AddToKeys(const BackwardArgs& backward, const KeyChunk& chunk, c
   }
 }
 
-// A slot: [dk or dv, four columns' sums, thread of the warpgroup].
-template <int kD>
-constexpr int64_t kSlotFloats = 2 * int64_t{kD} * kPieceKeys;
-
 template <int kD>
 __device__ void StoreSums(const float (&d)[kD / 8][4], float* sums) {
 #pragma unroll
   for (int i = 0; i < kD / 8; ++i) {
-    reinterpret_cast<float4*>(sums)[i * kWarpgroup + threadIdx.x] =
-        make_float4(d[i][0], d[i][1], d[i][2], d[i][3]);
+    __stcg(reinterpret_cast<float4*>(sums) + i * kWarpgroup + threadIdx.x,
+           make_float4(d[i][0], d[i][1], d[i][2], d[i][3]));
   }
 }
 
@@ -404,23 +406,66 @@ template <int kD>
 __device__ void AddSums(const float* sums, float (&d)[kD / 8][4]) {
 #pragma unroll
   for (int i = 0; i < kD / 8; ++i) {
-    const float4 four = reinterpret_cast<const float4*>(sums)[i * kWarpgroup + threadIdx.x];
+    const float4 four =
+        __ldcg(reinterpret_cast<const float4*>(sums) + i * kWarpgroup + threadIdx.x);
     d[i][0] += four.x, d[i][1] += four.y, d[i][2] += four.z, d[i][3] += four.w;
   }
 }
 
-// Grid: (chunk, KV head, block, piece). Block: a warpgroup that multiplies, then one that copies.
+// What other blocks of threads stored before their release is seen after the load, and the reverse.
+__device__ inline int LoadAcquired(const int* source) {
+  int value;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(source) : "memory");
+  return value;
+}
+__device__ inline void StoreReleased(int* destination, int value) {
+  asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(destination), "r"(value) : "memory");
+}
+
+// By the first warpgroup: adds the sums of the chunks before, in their order whatever the order in
+// which the chunks come to their ends, and hands them on, or adds them to dk and dv.
+template <int kD>
+__device__ void HandOn(const KeysArgs& args, const KeyItem& item, float (&dk)[kD / 8][4],
+                       float (&dv)[kD / 8][4]) {
+  const KeyPiece& keys = item.keys;
+  const int64_t block = keys.key_head * args.blocks + item.chunk->first_block + keys.block;
+  const int64_t index = block * args.pieces + keys.piece;
+  float* const sums = args.sums + index * kSumFloats<kD>;
+  if (item.readers.before > 0) {
+    if (threadIdx.x == 0) {
+      while (LoadAcquired(args.added + index) != item.readers.before) __nanosleep(64);
+    }
+    NamedBarrier(kKeysBarrier, kWarpgroup);
+    AddSums<kD>(sums, dk);
+    AddSums<kD>(sums + kSumFloats<kD> / 2, dv);
+  }
+  const int count = item.readers.before + item.readers.count;
+  if (count == item.readers.all) {
+    AddToKeys<kD>(args.backward, *item.chunk, keys, dk, dv);
+    return;
+  }
+  StoreSums<kD>(dk, sums);
+  StoreSums<kD>(dv, sums + kSumFloats<kD> / 2);
+  __threadfence();
+  NamedBarrier(kKeysBarrier, kWarpgroup);
+  if (threadIdx.x == 0) StoreReleased(args.added + index, count);
+}
+
+#endif  // __CUDA_ARCH_FEAT_SM90_ALL
+
+// Grid: one block for a (chunk, KV head, block, piece), in that order. Block: a warpgroup that
+// multiplies, then one that copies.
 template <int kD>
 __global__ void __launch_bounds__(kThreads, 2)
     KeyGradientsKernel(const KeysArgs args, const __grid_constant__ CUtensorMap q_map,
                        const __grid_constant__ CUtensorMap d_out_map) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) char memory[];
   const Shared<kD> shared{memory};
   if (threadIdx.x == 0) {
+    const int index = atomicAdd(args.next_item, 1);
     const KeyChunk* const chunk =
-        &EntryOf(args.chunks, args.chunk_count, blockIdx.x, &KeyChunk::first_item);
-    const KeyPiece keys(args, *chunk, blockIdx.x - chunk->first_item);
+        &EntryOf(args.chunks, args.chunk_count, index, &KeyChunk::first_item);
+    const KeyPiece keys(args, *chunk, index - chunk->first_item);
     const AttentionArgs& attention = args.backward.attention;
     shared.item() = {
         chunk, keys, Readers(args, *chunk, keys), static_cast<int>(chunk->first_position),
@@ -434,6 +479,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     FenceBarriersForCopies();
   }
   __syncthreads();
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
   const KeyItem& item = shared.item();
   const int64_t rows = static_cast<int64_t>(item.readers.count) * args.backward.attention.group;
   const int steps = static_cast<int>(CeilDivide(rows, kTileRows));
@@ -449,55 +495,23 @@ __global__ void __launch_bounds__(kThreads, 2)
     CommitCopies();
     WaitForCopies<0>();
     FenceSharedForProducts();
-    NamedBarrier(1, kWarpgroup);
+    NamedBarrier(kKeysBarrier, kWarpgroup);
     float dk[kD / 8][4], dv[kD / 8][4];
     Multiply<kD>(args.backward.attention, steps, shared, dk, dv);
-    if (item.chunk->first_slot < 0) {
-      AddToKeys<kD>(args.backward, *item.chunk, item.keys, dk, dv);
-    } else {
-      float* const slot =
-          args.backward.part_sums + item.keys.Slot(args, *item.chunk) * kSlotFloats<kD>;
-      StoreSums<kD>(dk, slot);
-      StoreSums<kD>(dv, slot + kSlotFloats<kD> / 2);
-    }
+    HandOn<kD>(args, item, dk, dv);
   }
 #endif
 }
 
-// Adds up the slots of segments of several chunks, in order. Grid: (KV head, block, piece) of these
-// segments.
-template <int kD>
-__global__ void __launch_bounds__(kWarpgroup) MergeKeyChunksKernel(const KeysArgs args) {
-  const KeyChunk* const last =
-      &EntryOf(args.chunks, args.chunk_count, blockIdx.x, &KeyChunk::first_merge);
-  const KeyPiece keys(args, *last, blockIdx.x - last->first_merge);
-  if (keys.count == 0) return;
-  float dk[kD / 8][4], dv[kD / 8][4];
-  SetZero(dk);
-  SetZero(dv);
-  for (const KeyChunk* chunk = last - last->earlier; chunk <= last; ++chunk) {
-    if (keys.block >= chunk->blocks || Readers(args, *chunk, keys).count == 0) continue;
-    const float* const slot = args.backward.part_sums + keys.Slot(args, *chunk) * kSlotFloats<kD>;
-    AddSums<kD>(slot, dk);
-    AddSums<kD>(slot + kSlotFloats<kD> / 2, dv);
-  }
-  AddToKeys<kD>(args.backward, *last, keys, dk, dv);
-}
-
-struct KeysPlan {
-  std::vector<KeyChunk> chunks;
-  int64_t items = 0, slots = 0, merges = 0;
-};
-
-// How many queries come into a chunk: as many as the L2 cache holds the rows of, or an eighth of
-// all, since every chunk takes memory for sums of all keys before its end; then ever fewer, so that
-// the last blocks of threads are soon done. Multiples of kListChunk.
+// How many queries come into a chunk: as many as the L2 cache holds the rows of, or a 32nd of all,
+// so that most chunks hold some dozens of the readers of most blocks; and ever fewer towards the
+// end, so that the last blocks of threads are soon done. Multiples of kListChunk.
 struct ChunkRule {
   int64_t most, least;
 
   explicit ChunkRule(int64_t all_queries)
-      : most(std::max(kMostQueries, Rounded(all_queries / 8))),
-        least(std::max(kLeastQueries, Rounded(all_queries / 64))) {}
+      : most(std::max(kMostQueries, Rounded(all_queries / 32))),
+        least(std::max(kLeastQueries, Rounded(all_queries / 128))) {}
 
   // Of the first chunk of the last `left` queries of all.
   int64_t Queries(int64_t left) const { return std::clamp(Rounded(left / 2), least, most); }
@@ -506,47 +520,35 @@ struct ChunkRule {
   static int64_t Rounded(int64_t queries) { return queries / kListChunk * kListChunk; }
 };
 
-// Cuts a segment, whose place among all is in `chunk`, into chunks; `left` are its queries and
-// those of the segments behind it.
-void AddChunks(const AttentionArgs& args, const ChunkRule& rule, int64_t pieces,
-               int64_t query_count, int64_t left, KeyChunk chunk, KeysPlan& plan) {
-  const bool is_one = query_count <= rule.Queries(left);
-  for (chunk.earlier = 0; chunk.first_query < query_count; ++chunk.earlier) {
-    chunk.queries =
-        std::min(query_count - chunk.first_query, rule.Queries(left - chunk.first_query));
-    chunk.blocks = CeilDivide(chunk.first_position + chunk.end_query(), args.block_size);
-    const int64_t items = chunk.blocks * pieces * args.key_heads;
-    chunk.first_item = plan.items;
-    chunk.first_slot = is_one ? -1 : plan.slots;
-    chunk.first_merge = plan.merges;
-    plan.items += items;
-    if (!is_one) plan.slots += items;
-    if (!is_one && chunk.end_query() == query_count) plan.merges += items;
-    plan.chunks.push_back(chunk);
-    chunk.first_query = chunk.end_query();
-  }
-}
+struct KeysPlan {
+  std::vector<KeyChunk> chunks;
+  int64_t items = 0, blocks = 0;
+};
 
 KeysPlan PlanKeys(const BlockAttention& attention, const AttentionArgs& args, int64_t pieces) {
-  int64_t left = 0;
+  int64_t left = 0, first_cell = 0;
   for (const Segment& segment : attention.segments) left += segment.query_count;
   const ChunkRule rule(left);
   KeysPlan plan;
-  int64_t first_block = 0, first_cell = 0;
   for (const Segment& segment : attention.segments) {
-    const int64_t blocks = CeilDivide(segment.key_count(), args.block_size);
-    AddChunks(args, rule, pieces, segment.query_count, left,
-              {.query_begin = segment.query_begin,
-               .key_begin = segment.key_begin,
-               .first_position = segment.first_position,
-               .key_count = segment.key_count(),
-               .first_block = first_block,
-               .segment_blocks = blocks,
-               .first_cell = first_cell},
-              plan);
-    first_block += blocks;
-    first_cell += blocks * CeilDivide(segment.query_count, kListChunk);
-    left -= segment.query_count;
+    KeyChunk chunk = {.query_begin = segment.query_begin,
+                      .key_begin = segment.key_begin,
+                      .first_position = segment.first_position,
+                      .key_count = segment.key_count(),
+                      .first_block = plan.blocks,
+                      .segment_blocks = CeilDivide(segment.key_count(), args.block_size),
+                      .first_cell = first_cell};
+    for (int64_t end = 0; end < segment.query_count; left -= chunk.queries) {
+      chunk.first_query = end;
+      chunk.queries = std::min(segment.query_count - end, rule.Queries(left));
+      end += chunk.queries;
+      chunk.blocks = CeilDivide(segment.first_position + end, args.block_size);
+      chunk.first_item = plan.items;
+      plan.items += chunk.blocks * pieces * args.key_heads;
+      plan.chunks.push_back(chunk);
+    }
+    plan.blocks += chunk.segment_blocks;
+    first_cell += chunk.segment_blocks * CeilDivide(segment.query_count, kListChunk);
   }
   return plan;
 }
@@ -560,17 +562,19 @@ absl::Status LaunchKeys(const ExecutionContext& context, const BlockAttention& a
   const KeysPlan plan = PlanKeys(attention, backward.attention, args.pieces);
   args.chunk_count = static_cast<int>(plan.chunks.size());
   ASSIGN_OR_RETURN(args.chunks, UploadArray<KeyChunk>(context, absl::MakeConstSpan(plan.chunks)));
-  args.backward.part_sums = context.arena->Array<float>(plan.slots * kSlotFloats<kD>);
+  args.blocks = plan.blocks;
   args.tensor_rows = static_cast<int>(attention.q.dim(0) * attention.q.dim(1));
+  const int64_t all_pieces = plan.blocks * args.pieces * backward.attention.key_heads;
+  args.sums = context.arena->Array<float>(all_pieces * kSumFloats<kD>);
+  args.next_item = context.arena->Array<int>(1 + all_pieces);
+  args.added = args.next_item + 1;
+  RETURN_IF_ERROR(context.cuda->Fill(args.next_item, 0, (1 + all_pieces) * sizeof(int)));
   ASSIGN_OR_RETURN(const CUtensorMap q_map, MakeRowMap(attention.q, backward.attention.group));
   ASSIGN_OR_RETURN(const CUtensorMap d_out_map,
                    MakeRowMap(gradients.d_out, backward.attention.group));
-  RETURN_IF_ERROR(
-      Launch(context, "KeyGradientsKernel", KeyGradientsKernel<kD>,
-             {.grid = {plan.items}, .block = kThreads, .shared_bytes = Shared<kD>::kBytes}, args,
-             q_map, d_out_map));
-  return Launch(context, "MergeKeyChunksKernel", MergeKeyChunksKernel<kD>,
-                {.grid = {plan.merges}, .block = kWarpgroup}, args);
+  return Launch(context, "KeyGradientsKernel", KeyGradientsKernel<kD>,
+                {.grid = {plan.items}, .block = kThreads, .shared_bytes = Shared<kD>::kBytes}, args,
+                q_map, d_out_map);
 }
 
 }  // namespace
