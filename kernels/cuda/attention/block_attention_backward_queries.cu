@@ -11,29 +11,38 @@
 namespace salamander::cuda {
 namespace {
 
-constexpr int kDeltaWarps = 8;
+constexpr int kDeltaLanes = static_cast<int>(kWidestHead) / kLanes;
+constexpr int kDeltaRows = 16;  // of a block
 
 // Keys and values in two stages, queries and output gradients.
 template <int kD>
 constexpr int kBackwardBytes = 6 * SharedTile<kD>::Bytes(kPieceKeys);
 
-// Grid: one block per 8 (query, head) of the segments' queries in order. Block: one warp each.
+// Grid: one block per 16 (query, head) of the segments' queries in order. Block: half a warp each,
+// eight columns to a lane.
 __global__ void DeltaKernel(const AttentionArgs args, const BFloat16* out, const BFloat16* d_out,
-                            float* delta, int64_t rows) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kDeltaWarps + threadIdx.x / kWarp;
-  if (row >= rows) return;
-  const SegmentPlan segment =
-      EntryOf(args.segments, args.segment_count, row / args.heads, &SegmentPlan::first_query);
+                            float* delta, int64_t rows, bool is_aligned) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kDeltaRows + threadIdx.x / kDeltaLanes;
+  const bool is_row = row < rows;
+  const SegmentPlan segment = EntryOf(args.segments, args.segment_count,
+                                      is_row ? row / args.heads : 0, &SegmentPlan::first_query);
   const int64_t index =
       (segment.query_begin - segment.first_query) * static_cast<int64_t>(args.heads) + row;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int column = static_cast<int>(threadIdx.x) % kDeltaLanes * kLanes;
   float sum = 0.0F;
-  for (int column = lane; column < args.head_dim; column += kWarp) {
-    sum += __bfloat162float(out[index * args.head_dim + column]) *
-           __bfloat162float(d_out[index * args.head_dim + column]);
+  if (is_row && column < args.head_dim) {
+    const int64_t begin = index * args.head_dim + column, end = (index + 1) * args.head_dim;
+    float left[kLanes], right[kLanes];
+    Unpack(LoadPacked(out, begin, end, is_aligned), left);
+    Unpack(LoadPacked(d_out, begin, end, is_aligned), right);
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) sum += left[i] * right[i];
   }
-  sum = WarpSum(sum);
-  if (lane == 0) delta[index] = sum;
+#pragma unroll
+  for (int offset = kDeltaLanes / 2; offset > 0; offset /= 2) {
+    sum += __shfl_xor_sync(kFullMask, sum, offset);
+  }
+  if (is_row && column == 0) delta[index] = sum;
 }
 
 // Grid: one block per (segment, row tile, KV head), the last tiles of a segment first. Block: warp
@@ -131,8 +140,9 @@ absl::Status LaunchDelta(const ExecutionContext& context, const BackwardArgs& ar
                          const BFloat16* out, int64_t queries) {
   const int64_t rows = queries * args.attention.heads;
   return Launch(context, "DeltaKernel", DeltaKernel,
-                {.grid = {CeilDivide(rows, kDeltaWarps)}, .block = kDeltaWarps * kWarp},
-                args.attention, out, args.d_out, args.delta, rows);
+                {.grid = {CeilDivide(rows, kDeltaRows)}, .block = kDeltaRows * kDeltaLanes},
+                args.attention, out, args.d_out, args.delta, rows,
+                args.attention.is_aligned && AreAligned({out}));
 }
 
 absl::Status LaunchBackwardQueries(const ExecutionContext& context, const BackwardArgs& args,
