@@ -7,6 +7,9 @@
 // so that any group fills the tensor cores' rows. Keys come in pieces of up to 64 of one block.
 // Queries of a tile share every piece that any of them reads; rows that do not read it are masked,
 // and a warp (16 rows) without a reader skips it.
+//
+// On Hopper the forward and the gradient of the queries of segments of more than one tile are taken
+// by warpgroups in tiles of 128 rows (block_attention_hopper.cuh), where shapes allow.
 #ifndef KERNELS_CUDA_ATTENTION_BLOCK_ATTENTION_H_
 #define KERNELS_CUDA_ATTENTION_BLOCK_ATTENTION_H_
 

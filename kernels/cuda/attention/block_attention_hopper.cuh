@@ -14,8 +14,9 @@
 
 namespace salamander::cuda {
 
-// Whether the kernels below take the segments of more than kTileRows rows. A matter of shapes and
-// places in memory, so that what a segment's results are does not depend on its neighbours.
+// Whether the kernels below take the segments of more than kTileRows rows: 64 or 128 columns of
+// aligned rows, blocks of a multiple of 64 keys, two or more query heads to a KV head. A matter of
+// the tensors alone, so that a segment's results do not depend on its neighbours.
 bool HopperServes(const ExecutionContext& context, const BlockAttention& attention,
                   const AttentionArgs& args);
 
