@@ -1,5 +1,3 @@
-#include <string_view>
-
 #include "absl/strings/str_cat.h"
 
 #include "kernels/cuda/architectures.h"
@@ -25,11 +23,6 @@ absl::Status CheckArchitecture(const cudaDeviceProp& properties) {
   }
   RETURN_IF_CUDA_ERROR(error);
   return absl::OkStatus();
-}
-
-bool HasWarpgroups(const cudaDeviceProp& properties) {
-  constexpr std::string_view kBuilt = SALAMANDER_CUDA_ARCHITECTURES;
-  return properties.major == 9 && kBuilt.find("90a") != std::string_view::npos;
 }
 
 }  // namespace salamander::cuda

@@ -11,9 +11,6 @@ namespace salamander::cuda {
 // Of the current device. Fails naming what the build is for and what to build it with.
 absl::Status CheckArchitecture(const cudaDeviceProp& properties);
 
-// Whether it runs this build's sm_90a code, without which kernels of warpgroup.cuh are empty.
-bool HasWarpgroups(const cudaDeviceProp& properties);
-
 }  // namespace salamander::cuda
 
 #endif  // KERNELS_CUDA_ARCHITECTURES_H_

@@ -11,8 +11,6 @@
 
 namespace salamander::cuda {
 
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-
 // Makes initialised barriers known to bulk copies; by the thread that did it.
 __device__ inline void FenceBarriersForCopies() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -58,16 +56,6 @@ __device__ inline void CopyBytes(const void* source, int bytes, uint32_t destina
       "l"(source), "r"(bytes), "r"(SharedAddress(barrier))
       : "memory");
 }
-
-#else
-
-__device__ inline void FenceBarriersForCopies() {}
-__device__ inline void ArriveExpecting(uint64_t*, int) {}
-__device__ inline void CopyPanels(const CUtensorMap&, int, int, uint32_t, uint64_t*) {}
-__device__ inline void CopyPanelRows(const CUtensorMap&, int, int, uint32_t, uint64_t*) {}
-__device__ inline void CopyBytes(const void*, int, uint32_t, uint64_t*) {}
-
-#endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
 }  // namespace salamander::cuda
 

@@ -24,8 +24,7 @@ absl::Status StatusOf(const Fault& fault) {
 
 }  // namespace
 
-Runtime::Runtime(const cudaDeviceProp& properties)
-    : properties_(properties), has_warpgroups_(HasWarpgroups(properties)) {}
+Runtime::Runtime(const cudaDeviceProp& properties) : properties_(properties) {}
 
 absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(int index) {
   cudaDeviceProp properties;

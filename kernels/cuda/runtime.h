@@ -35,7 +35,8 @@ class Runtime {
   cudaStream_t stream() const { return stream_; }
   const cudaDeviceProp& properties() const { return properties_; }
   int multiprocessors() const { return properties_.multiProcessorCount; }
-  bool has_warpgroups() const { return has_warpgroups_; }  // kernels of warpgroup.cuh may run
+  // Whether kernels of warpgroup.cuh run here.
+  bool has_warpgroups() const { return properties_.major == 9; }
   Products& products() { return *products_; }
   CudnnAttention* cudnn_attention();       // opened when first asked for; null where there is none
   Fault* fault() const { return fault_; }  // device memory, for kernels
@@ -76,7 +77,6 @@ class Runtime {
   absl::Status AllowSharedMemory(const KernelLaunch& launch);
 
   cudaDeviceProp properties_;
-  bool has_warpgroups_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<StreamQueue> stream_queue_;
   Queue* queue_ = nullptr;

@@ -8,8 +8,8 @@
 // wider tile is several panels. An operand is read along its columns (the product sums over
 // columns) or transposed (the product sums over rows).
 //
-// Everything here is empty in code for other parts: kernels that use it are launched on Hopper only
-// (`Runtime::has_warpgroups`).
+// Files that call anything of this are compiled for sm_90a alone (salamander_kernels_hopper in
+// CMakeLists.txt), and their kernels launched there alone (`Runtime::has_warpgroups`).
 #ifndef KERNELS_CUDA_WARPGROUP_CUH_
 #define KERNELS_CUDA_WARPGROUP_CUH_
 
@@ -43,8 +43,6 @@ __device__ inline uint64_t AlongColumns(uint32_t panel, int row, int column) {
 __device__ inline uint64_t AlongRows(uint32_t panel, int row, uint32_t panel_bytes) {
   return PanelDescriptor(panel + row * kPanelRowBytes, panel_bytes, 8 * kPanelRowBytes);
 }
-
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 // Before the first wgmma, and wherever registers of one were touched since the last.
 __device__ inline void FenceProducts() {
@@ -245,25 +243,6 @@ template <int kCount>
 __device__ inline void GiveRegisters() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
 }
-
-#else
-
-__device__ inline void FenceProducts() {}
-__device__ inline void CommitProducts() {}
-template <int kPending>
-__device__ inline void WaitForProducts() {}
-template <bool kTransposedA, bool kTransposedB, int kCount>
-__device__ inline void WarpgroupMultiplyAdd(float (&)[kCount][4], uint64_t, uint64_t, bool) {}
-template <bool kTransposedB, int kCount>
-__device__ inline void WarpgroupMultiplyAdd(float (&)[kCount][4], const uint32_t (&)[4], uint64_t,
-                                            bool) {}
-__device__ inline void FenceSharedForProducts() {}
-template <int kCount>
-__device__ inline void TakeRegisters() {}
-template <int kCount>
-__device__ inline void GiveRegisters() {}
-
-#endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
 // A barrier in shared memory (mbarrier, sm_80 and newer) with phases of alternating parity.
 class SharedBarrier {

@@ -176,8 +176,6 @@ struct Shared {
 template <int kD>
 constexpr int64_t kSumFloats = 2 * int64_t{kD} * kPieceKeys;
 
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-
 constexpr int kKeysBarrier = 1;  // of the first warpgroup
 
 // By a warp each for q and its logsumexp, and for d_out and its delta: has the rows of the steps
@@ -451,8 +449,6 @@ __device__ void HandOn(const KeysArgs& args, const KeyItem& item, float (&dk)[kD
   if (threadIdx.x == 0) StoreReleased(args.added + index, count);
 }
 
-#endif  // __CUDA_ARCH_FEAT_SM90_ALL
-
 // Grid: one block for a (chunk, KV head, block, piece), in that order. Block: a warpgroup that
 // multiplies, then one that copies.
 template <int kD>
@@ -479,7 +475,6 @@ __global__ void __launch_bounds__(kThreads, 2)
     FenceBarriersForCopies();
   }
   __syncthreads();
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
   const KeyItem& item = shared.item();
   const int64_t rows = static_cast<int64_t>(item.readers.count) * args.backward.attention.group;
   const int steps = static_cast<int>(CeilDivide(rows, kTileRows));
@@ -500,7 +495,6 @@ __global__ void __launch_bounds__(kThreads, 2)
     Multiply<kD>(args.backward.attention, steps, shared, dk, dv);
     HandOn<kD>(args, item, dk, dv);
   }
-#endif
 }
 
 // How many queries come into a chunk: as many as the L2 cache holds the rows of, or a 32nd of all,

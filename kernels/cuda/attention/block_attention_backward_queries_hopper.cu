@@ -157,7 +157,6 @@ __device__ void StoreTile(const HopperQueriesArgs& args, int item, int warpgroup
 template <int kD>
 __global__ void __launch_bounds__(kSparseThreads, 1)
     HopperQueriesKernel(const __grid_constant__ HopperQueriesArgs args) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) char memory[];
   const SparseTileArgs& tiles = args.tiles;
   const Ring<kD> ring(memory + kComputingWarpgroups * kLeftBytes<kD>);
@@ -188,7 +187,6 @@ __global__ void __launch_bounds__(kSparseThreads, 1)
       StoreTile<kD>(args, item, Anew(group), dq);
     }
   }
-#endif
 }
 
 }  // namespace

@@ -85,7 +85,6 @@ __device__ void StoreTile(const HopperForwardArgs& forward, int item, int warpgr
 template <int kD>
 __global__ void __launch_bounds__(kSparseThreads, 1)
     HopperForwardKernel(const __grid_constant__ HopperForwardArgs forward) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) char memory[];
   const SparseTileArgs& tiles = forward.tiles;
   const AttentionArgs& args = tiles.attention;
@@ -115,7 +114,6 @@ __global__ void __launch_bounds__(kSparseThreads, 1)
       StoreTile<kD>(forward, item, warpgroup, state, out);
     }
   }
-#endif
 }
 
 }  // namespace

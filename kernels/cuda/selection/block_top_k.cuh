@@ -1,11 +1,11 @@
 // The list of a query's blocks: the forced ones and the best of the others, by radix selection over
 // the bits of their scores.
-#ifndef KERNELS_CUDA_ATTENTION_BLOCK_TOP_K_CUH_
-#define KERNELS_CUDA_ATTENTION_BLOCK_TOP_K_CUH_
+#ifndef KERNELS_CUDA_SELECTION_BLOCK_TOP_K_CUH_
+#define KERNELS_CUDA_SELECTION_BLOCK_TOP_K_CUH_
 
 #include <cstdint>
 
-#include "kernels/cuda/attention/selection_tiles.cuh"
+#include "kernels/cuda/selection/selection_tiles.cuh"
 
 namespace salamander::cuda {
 
@@ -190,4 +190,4 @@ __device__ void ListBlocks(const SelectArgs& args, int64_t position, const float
 
 }  // namespace salamander::cuda
 
-#endif  // KERNELS_CUDA_ATTENTION_BLOCK_TOP_K_CUH_
+#endif  // KERNELS_CUDA_SELECTION_BLOCK_TOP_K_CUH_

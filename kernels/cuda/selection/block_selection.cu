@@ -7,19 +7,19 @@
 // A query's result does not depend on its neighbours: tiles of windows start at the same window for
 // all, and the sums over heads have a fixed order.
 //
-// Hopper has kernels of its own for the shapes that models have (block_selection_warpgroups.cu).
+// Hopper has kernels of its own for the shapes that models have (block_selection_hopper.cu).
 #include <algorithm>
 #include <vector>
 
 #include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/attention/block_attention_tiles.cuh"
-#include "kernels/cuda/attention/block_scores.cuh"
-#include "kernels/cuda/attention/block_selection_warpgroups.h"
-#include "kernels/cuda/attention/block_top_k.cuh"
-#include "kernels/cuda/attention/selection_tiles.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/selection/block_scores.cuh"
+#include "kernels/cuda/selection/block_selection_hopper.h"
+#include "kernels/cuda/selection/block_top_k.cuh"
+#include "kernels/cuda/selection/selection_tiles.cuh"
 
 namespace salamander::cuda {
 namespace {

@@ -26,13 +26,13 @@
 //
 // Registers of a scorer's thread: 64 left operands, 32 accumulators, 16 sums of windows. Shared
 // memory for heads of 128: 64 KiB of keys, 96 KiB of queries, 48 KiB of counts.
-#include "kernels/cuda/attention/block_selection_warpgroups.h"
-#include "kernels/cuda/attention/block_top_k.cuh"
-#include "kernels/cuda/attention/selection_tiles.cuh"
-#include "kernels/cuda/attention/warpgroup_scorer.cuh"
-#include "kernels/cuda/attention/warpgroup_selection.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/selection/block_selection_hopper.h"
+#include "kernels/cuda/selection/block_top_k.cuh"
+#include "kernels/cuda/selection/selection_tiles.cuh"
+#include "kernels/cuda/selection/warpgroup_scorer.cuh"
+#include "kernels/cuda/selection/warpgroup_selection.cuh"
 #include "kernels/cuda/warpgroup.cuh"
 
 namespace salamander::cuda {

@@ -1,6 +1,6 @@
 // The windows of keys whose means are the pooled keys of block selection, at both levels.
-#ifndef KERNELS_CUDA_ATTENTION_KEY_WINDOWS_CUH_
-#define KERNELS_CUDA_ATTENTION_KEY_WINDOWS_CUH_
+#ifndef KERNELS_CUDA_SELECTION_KEY_WINDOWS_CUH_
+#define KERNELS_CUDA_SELECTION_KEY_WINDOWS_CUH_
 
 #include <cstdint>
 
@@ -41,4 +41,4 @@ inline Windows CoarseWindows(const BlockSelectionShape& shape) {
 
 }  // namespace salamander::cuda
 
-#endif  // KERNELS_CUDA_ATTENTION_KEY_WINDOWS_CUH_
+#endif  // KERNELS_CUDA_SELECTION_KEY_WINDOWS_CUH_

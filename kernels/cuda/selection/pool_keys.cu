@@ -4,11 +4,11 @@
 
 #include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cuda/attention/key_windows.cuh"
 #include "kernels/cuda/block_list.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/selection/key_windows.cuh"
 
 namespace salamander::cuda {
 namespace {

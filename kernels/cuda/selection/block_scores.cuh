@@ -2,14 +2,14 @@
 // scores, which are summed over the group of heads and raised into the block that each window
 // touches. Tiles of windows start at the same window for all queries and the sums over heads have a
 // fixed order, so that a query's scores do not depend on its neighbours.
-#ifndef KERNELS_CUDA_ATTENTION_BLOCK_SCORES_CUH_
-#define KERNELS_CUDA_ATTENTION_BLOCK_SCORES_CUH_
+#ifndef KERNELS_CUDA_SELECTION_BLOCK_SCORES_CUH_
+#define KERNELS_CUDA_SELECTION_BLOCK_SCORES_CUH_
 
 #include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/attention/block_attention_tiles.cuh"
-#include "kernels/cuda/attention/selection_tiles.cuh"
+#include "kernels/cuda/selection/selection_tiles.cuh"
 
 namespace salamander::cuda {
 
@@ -291,4 +291,4 @@ class TileScorer {
 
 }  // namespace salamander::cuda
 
-#endif  // KERNELS_CUDA_ATTENTION_BLOCK_SCORES_CUH_
+#endif  // KERNELS_CUDA_SELECTION_BLOCK_SCORES_CUH_

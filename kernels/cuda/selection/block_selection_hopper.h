@@ -1,6 +1,6 @@
 // Block selection by Hopper's warpgroup products, for the shapes that models have.
-#ifndef KERNELS_CUDA_ATTENTION_BLOCK_SELECTION_WARPGROUPS_H_
-#define KERNELS_CUDA_ATTENTION_BLOCK_SELECTION_WARPGROUPS_H_
+#ifndef KERNELS_CUDA_SELECTION_BLOCK_SELECTION_HOPPER_H_
+#define KERNELS_CUDA_SELECTION_BLOCK_SELECTION_HOPPER_H_
 
 #include <cstdint>
 
@@ -28,4 +28,4 @@ absl::Status SelectByWarpgroups(const ExecutionContext& context, const SelectArg
 
 }  // namespace salamander::cuda
 
-#endif  // KERNELS_CUDA_ATTENTION_BLOCK_SELECTION_WARPGROUPS_H_
+#endif  // KERNELS_CUDA_SELECTION_BLOCK_SELECTION_HOPPER_H_

@@ -1,13 +1,13 @@
 // What the kernels of block selection share: arguments, how a segment is cut into tiles of queries,
 // and which blocks compete for a query's list.
-#ifndef KERNELS_CUDA_ATTENTION_SELECTION_TILES_CUH_
-#define KERNELS_CUDA_ATTENTION_SELECTION_TILES_CUH_
+#ifndef KERNELS_CUDA_SELECTION_SELECTION_TILES_CUH_
+#define KERNELS_CUDA_SELECTION_SELECTION_TILES_CUH_
 
 #include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/attention/block_attention_tiles.cuh"
-#include "kernels/cuda/attention/key_windows.cuh"
+#include "kernels/cuda/selection/key_windows.cuh"
 
 namespace salamander::cuda {
 
@@ -65,4 +65,4 @@ struct SelectionTile {
 
 }  // namespace salamander::cuda
 
-#endif  // KERNELS_CUDA_ATTENTION_SELECTION_TILES_CUH_
+#endif  // KERNELS_CUDA_SELECTION_SELECTION_TILES_CUH_

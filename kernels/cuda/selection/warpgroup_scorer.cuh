@@ -1,10 +1,10 @@
-// A scoring warpgroup of block selection: see the head of block_selection_warpgroups.cu.
-#ifndef KERNELS_CUDA_ATTENTION_WARPGROUP_SCORER_CUH_
-#define KERNELS_CUDA_ATTENTION_WARPGROUP_SCORER_CUH_
+// A scoring warpgroup of block selection: see the head of block_selection_hopper.cu.
+#ifndef KERNELS_CUDA_SELECTION_WARPGROUP_SCORER_CUH_
+#define KERNELS_CUDA_SELECTION_WARPGROUP_SCORER_CUH_
 
 #include <cstdint>
 
-#include "kernels/cuda/attention/warpgroup_selection.cuh"
+#include "kernels/cuda/selection/warpgroup_selection.cuh"
 
 namespace salamander::cuda::warpgroup_selection {
 
@@ -245,4 +245,4 @@ class Scorer {
 
 }  // namespace salamander::cuda::warpgroup_selection
 
-#endif  // KERNELS_CUDA_ATTENTION_WARPGROUP_SCORER_CUH_
+#endif  // KERNELS_CUDA_SELECTION_WARPGROUP_SCORER_CUH_

@@ -1,13 +1,13 @@
-// What the parts of block selection by warpgroup products share (block_selection_warpgroups.cu):
+// What the parts of block selection by warpgroup products share (block_selection_hopper.cu):
 // the memory of a thread block, its barriers and rings, the order of tiles; and the loading warp.
-#ifndef KERNELS_CUDA_ATTENTION_WARPGROUP_SELECTION_CUH_
-#define KERNELS_CUDA_ATTENTION_WARPGROUP_SELECTION_CUH_
+#ifndef KERNELS_CUDA_SELECTION_WARPGROUP_SELECTION_CUH_
+#define KERNELS_CUDA_SELECTION_WARPGROUP_SELECTION_CUH_
 
 #include <cstdint>
 
-#include "kernels/cuda/attention/block_selection_warpgroups.h"
-#include "kernels/cuda/attention/block_top_k.cuh"
-#include "kernels/cuda/attention/selection_tiles.cuh"
+#include "kernels/cuda/selection/block_selection_hopper.h"
+#include "kernels/cuda/selection/block_top_k.cuh"
+#include "kernels/cuda/selection/selection_tiles.cuh"
 #include "kernels/cuda/warpgroup.cuh"
 
 namespace salamander::cuda::warpgroup_selection {
@@ -264,4 +264,4 @@ class Loader {
 
 }  // namespace salamander::cuda::warpgroup_selection
 
-#endif  // KERNELS_CUDA_ATTENTION_WARPGROUP_SELECTION_CUH_
+#endif  // KERNELS_CUDA_SELECTION_WARPGROUP_SELECTION_CUH_
