@@ -20,11 +20,11 @@ if(SALAMANDER_CUDA AND NOT SALAMANDER_SANITIZER)
       set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
       set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
     endif()
-    find_package(CUDAToolkit 12.4 QUIET)
+    find_package(CUDAToolkit 12.5 QUIET)
     if(CUDAToolkit_FOUND)
       set(SALAMANDER_HAS_CUDA ON)
     else()
-      message(WARNING "CUDA backend: found CUDA ${CMAKE_CUDA_COMPILER_VERSION}, 12.4 or newer is needed; install a newer "
+      message(WARNING "CUDA backend: found CUDA ${CMAKE_CUDA_COMPILER_VERSION}, 12.5 or newer is needed; install a newer "
         "toolkit (developer.nvidia.com/cuda-downloads), or go on with a program for CPUs")
     endif()
   endif()

@@ -1,5 +1,5 @@
 // Bulk copies of Hopper (TMA): one thread has a box of a tensor copied to panels in shared memory,
-// and a SharedBarrier counts the bytes that land. Empty in code for other parts, as warpgroup.cuh.
+// and a SharedBarrier counts the bytes that land.
 #ifndef KERNELS_CUDA_BULK_COPY_CUH_
 #define KERNELS_CUDA_BULK_COPY_CUH_
 

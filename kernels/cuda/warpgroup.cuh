@@ -59,6 +59,15 @@ __device__ inline void WaitForProducts() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// Keeps the compiler from moving what reads accumulators to before the wait for them.
+template <int kCount>
+__device__ inline void HoldProduct(float (&d)[kCount][4]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
+  }
+}
+
 // d = a b, or d += a b where `accumulate`: a 64 x 16, b 16 x N. Warp w of the group holds rows 16 w
 // to 16 w + 15 of d, its lanes as MultiplyAdd's: d[i] are columns 8 i to 8 i + 7. A left operand in
 // registers is held likewise. Asynchronous: d is there, and a may change, after WaitForProducts.

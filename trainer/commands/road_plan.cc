@@ -1,8 +1,10 @@
 #include "trainer/commands/road_plan.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -42,6 +44,7 @@ class Forecast {
 
  private:
   absl::StatusOr<RunModels> ModelsAt(const Recipe& part);
+  absl::StatusOr<ModelConfig> TeacherConfig() const;
   absl::StatusOr<ModelConfig> Converted(const RoadStep& step);
   absl::StatusOr<std::vector<int64_t>> Kept(const ConvertStageConfig& convert, int64_t layers);
 
@@ -53,16 +56,25 @@ class Forecast {
 };
 
 absl::StatusOr<RunModels> Forecast::ModelsAt(const Recipe& part) {
-  Recipe readable = part;
-  // Models of earlier steps are known, though they may not be there yet.
-  if (!at_.empty()) readable.model = recipe_.model;
-  const auto teacher = configs_.find(recipe_.teacher);
-  if (teacher != configs_.end()) readable.teacher.clear();
   ASSIGN_OR_RETURN(const RunData data, RunData::Open(part));
-  ASSIGN_OR_RETURN(RunModels models, ModelsOf(readable, data));
-  if (!at_.empty()) models.base = configs_.at(at_);
-  if (teacher != configs_.end()) models.teacher = teacher->second;
+  if (at_.empty()) return ModelsOf(part, data);
+  RunModels models{.base = configs_.at(at_), .teacher = std::nullopt};
+  if (recipe_.teacher.empty()) return models;
+  ASSIGN_OR_RETURN(models.teacher, TeacherConfig());
   return models;
+}
+
+// Where it is not there yet, it may be what an earlier step will leave, in its folder.
+absl::StatusOr<ModelConfig> Forecast::TeacherConfig() const {
+  auto there = LoadModelConfig(recipe_.teacher);
+  if (there.ok()) return there;
+  const auto place = std::filesystem::path(recipe_.teacher).lexically_normal();
+  for (const auto& [folder, config] : configs_) {
+    const auto step = std::filesystem::path(folder).lexically_normal();
+    if (std::mismatch(step.begin(), step.end(), place.begin(), place.end()).first == step.end())
+      return config;
+  }
+  return there;
 }
 
 absl::StatusOr<std::vector<int64_t>> Forecast::Kept(const ConvertStageConfig& convert,
@@ -118,11 +130,12 @@ absl::StatusOr<std::vector<PlannedStep>> Forecast::Walk() {
   return planned;
 }
 
-bool IsFinished(const PlannedStep& planned) {
+// The first of the step's stages that is not finished.
+int64_t StageUnderWay(const PlannedStep& planned) {
   const auto checkpoint = ResolveCheckpoint(planned.step.directory);
-  if (!checkpoint.ok()) return false;
+  if (!checkpoint.ok()) return 0;
   const auto progress = LoadProgress(*checkpoint);
-  return progress.ok() && progress->stage >= static_cast<int64_t>(planned.recipe.stages.size());
+  return progress.ok() ? progress->stage : 0;
 }
 
 std::string StepsText(const Recipe& recipe) {
@@ -174,8 +187,9 @@ absl::Status CheckRoadFits(const Recipe& recipe, DeviceSession& session) {
   ASSIGN_OR_RETURN(const int64_t share, ShareOfDevice(session));
   ASSIGN_OR_RETURN(const std::vector<PlannedStep> planned, PlanTrainSteps(recipe));
   for (const PlannedStep& step : planned) {
-    if (IsFinished(step)) continue;
-    const auto plan = PlanMemory(step.recipe, step.models, 0, session);
+    const int64_t stage = StageUnderWay(step);
+    if (stage >= static_cast<int64_t>(step.recipe.stages.size())) continue;
+    const auto plan = PlanMemory(step.recipe, step.models, stage, session);
     RETURN_IF_ERROR(Annotate(plan.status(), step.step.directory));
     RETURN_IF_ERROR(Annotate(CheckFits(*plan, share, session.name()), step.step.directory));
   }

@@ -6,10 +6,12 @@
 // A tile is 64 rows of one KV head: row r of a segment is query r / G with head r % G of the group,
 // so that any group fills the tensor cores' rows. Keys come in pieces of up to 64 of one block.
 // Queries of a tile share every piece that any of them reads; rows that do not read it are masked,
-// and a warp (16 rows) without a reader skips it.
+// and a warp (16 rows) without a reader has nothing to do with it.
 //
-// On Hopper the forward and the gradient of the queries of segments of more than one tile are taken
-// by warpgroups in tiles of 128 rows (block_attention_hopper.cuh), where shapes allow.
+// On Hopper, where shapes allow, the forward and the gradient of the queries of segments of more
+// than one tile are taken by warpgroups in tiles of 128 rows (block_attention_hopper.cuh), and the
+// gradients of keys and values by a warpgroup for 64 keys
+// (block_attention_backward_keys_hopper.cu).
 #ifndef KERNELS_CUDA_ATTENTION_BLOCK_ATTENTION_H_
 #define KERNELS_CUDA_ATTENTION_BLOCK_ATTENTION_H_
 

@@ -346,10 +346,12 @@ __device__ void Multiply(const AttentionArgs& args, int steps, const Shared<kD>&
     MultiplyTiles<kD>(shared.values(), d_outs, gradients);
     CommitProducts();
     WaitForProducts<1>();
+    HoldProduct(weights);
     TakeWeights(table, scale, weights);
     // Positions ascend, so the first row tells whether a key lies after some row.
     if (table.position[0] < last) MaskWeights(table, args.group, key_position, weights);
     WaitForProducts<0>();
+    HoldProduct(gradients);
     TakeScoreGradients(table, weights, gradients, left_weights, left_gradients);
     FenceProducts();
     MultiplyWeightTile<kD>(left_weights, d_outs, dv);
@@ -360,6 +362,8 @@ __device__ void Multiply(const AttentionArgs& args, int steps, const Shared<kD>&
     if (lane == 0) SharedBarrier(shared.emptied(stage, true)).Arrive();
   }
   WaitForProducts<0>();
+  HoldProduct(dk);
+  HoldProduct(dv);
 }
 
 // Adds `factor` times a thread's columns of one of its two rows to the row in global memory.

@@ -88,10 +88,9 @@ struct RowStatistics {
 
 // Turns products S of the thread's rows, which read the first keys[] of the piece, into dS.
 // `d_weights` is dO V'.
-[[maybe_unused]] __device__ void Differentiate(float (&scores)[kPieceKeys / 8][4],
-                                               const float (&d_weights)[kPieceKeys / 8][4],
-                                               const int (&keys)[2], float scale,
-                                               const RowStatistics& rows) {
+__device__ void Differentiate(float (&scores)[kPieceKeys / 8][4],
+                              const float (&d_weights)[kPieceKeys / 8][4], const int (&keys)[2],
+                              float scale, const RowStatistics& rows) {
 #pragma unroll
   for (int i = 0; i < kPieceKeys / 8; ++i) {
 #pragma unroll

@@ -1,4 +1,4 @@
-// The two kernels of the backward of block attention and what they are given. The gradient of the
+// The kernels of the backward of block attention and what they are given. The gradient of the
 // queries and that of the keys and values recompute the weights each for itself, so that neither
 // needs atomics: seven products instead of five.
 #ifndef KERNELS_CUDA_ATTENTION_BLOCK_ATTENTION_GRADIENTS_CUH_

@@ -301,15 +301,6 @@ __device__ void NegateLeft(uint32_t (&left)[kCount][4]) {
   }
 }
 
-// Keeps the compiler from moving reads of the registers of a product before its end.
-template <int kCount>
-__device__ inline void HoldProduct(float (&d)[kCount][4]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
-  }
-}
-
 // Descriptors of one operand differ by where it starts. The first is taken to be the same on all
 // lanes, which keeps it, and what is added to it, out of the lanes' registers.
 __device__ inline uint64_t OfWarp(uint64_t descriptor) {
@@ -409,7 +400,7 @@ __device__ void ReadPieces(const PieceRing<kD, kStages>& ring, int warpgroup, Ri
     FenceProducts();
     multiply(stage);
     CommitProducts();
-    // Where no stage is held the weights are zero, and what they meet does not matter.
+    // Where no stage is held the weights are zero, and finite rows that they meet add nothing.
     AddWeighted<kD>(out, weights, right(held == kNone ? stage : held));
     CommitProducts();
     WaitForProducts<1>();

@@ -127,7 +127,6 @@ absl::Status Products::Run(const ExecutionContext& context, const Product& produ
   if (product.a.size() == 0) {  // a sum of nothing
     return product.accumulate ? absl::OkStatus() : cuda::Zero(context, result);
   }
-  if (IsOfFewRows(product)) return RunFewRows(context, product);
   const int64_t m = result.dim(0);
   const int64_t n = result.row_size();
   const int64_t k = product.a.size() / m;
@@ -135,6 +134,7 @@ absl::Status Products::Run(const ExecutionContext& context, const Product& produ
                    product.b.size() == k * n)
       << "a " << product.a.ShapeString() << ", b " << product.b.ShapeString() << ", result "
       << result.ShapeString();
+  if (IsOfFewRows(product)) return RunFewRows(context, product);
   const uint32_t alignment = std::min(
       {AlignmentOf(product.a.raw()), AlignmentOf(product.b.raw()), AlignmentOf(result.raw())});
   ASSIGN_OR_RETURN(const Plan* plan, PlanFor({m, n, k, product.transpose_a, product.transpose_b,

@@ -125,13 +125,9 @@ class Scorer {
     CommitProducts();
   }
 
-  // Keeps the compiler from moving what reads accumulators to before the wait for them.
   __device__ void FinishProduct() {
     WaitForProducts<0>();
-#pragma unroll
-    for (int i = 0; i < kWindows / 8; ++i) {
-      asm volatile("" : "+f"(d_[i][0]), "+f"(d_[i][1]), "+f"(d_[i][2]), "+f"(d_[i][3])::"memory");
-    }
+    HoldProduct(d_);
   }
 
   // Leaves the first `seen` windows of the tile.

@@ -141,7 +141,8 @@ __device__ inline bool IsFirstLane() {
   return threadIdx.x % kWarp == 0;
 }
 
-// Row of shared memory that window `window` of a tile lies in, see the head of this file.
+// Row of shared memory that window `window` of a tile lies in, see the head of
+// block_selection_hopper.cu.
 constexpr int RowOfWindow(int window) {
   return window & ~15 | (window & 2) << 2 | (window >> 1 & 6) | (window & 1);
 }
