@@ -112,6 +112,7 @@ std::vector<LightningShape> Shapes() {
       {.documents = {1000, 5, 777}, .dim = 128, .has_states = true, .gap = 2},
       {.documents = {257, 3000}, .heads = 6, .dim = 64, .has_states = true},
       {.documents = {1500, 12, 1}, .dim = 96, .has_states = true},
+      {.documents = {2600, 300, 65}, .dim = 128},
   };
 }
 

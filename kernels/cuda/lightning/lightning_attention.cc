@@ -51,21 +51,27 @@ float* StatesOrNull(const TensorView& states) {
 struct PlacedWalk {
   explicit PlacedWalk(LightningWalk planned) : walk(std::move(planned)) {}
 
-  void AddTo(LightningTables& tables) {
+  void AddTo(LightningTables& tables, const TensorView& q, bool sums_pieces) {
     runs = tables.Add(walk.runs);
     contributing = tables.Add(walk.contributing);
     chains = tables.Add(walk.chains);
+    if (!sums_pieces) return;
+    written = tables.Add(std::vector<int32_t>(walk.scratch_states * q.dim(1), 0));
   }
   void TakeScratch(const TensorView& q, Arena& arena) {
     if (walk.scratch_states == 0) return;
     scratch = arena.Array<float>(walk.scratch_states * q.dim(1) * q.dim(2) * q.dim(2));
+  }
+  // Null where pieces are not summed.
+  int32_t* Written(const LightningTables& tables) const {
+    return written < 0 ? nullptr : tables.At<int32_t>(written);
   }
   int32_t run_count() const { return static_cast<int32_t>(walk.runs.size()); }
   int32_t contributing_count() const { return static_cast<int32_t>(walk.contributing.size()); }
   int32_t chain_count() const { return static_cast<int32_t>(walk.chains.size()); }
 
   LightningWalk walk;
-  int64_t runs = 0, contributing = 0, chains = 0;
+  int64_t runs = 0, contributing = 0, chains = 0, written = -1;
   float* scratch = nullptr;
 };
 
@@ -85,7 +91,15 @@ LightningStates States(const PlacedWalk& placed, const LightningTables& tables,
           .start_states = start_states,
           .scratch = placed.scratch,
           .contributing = tables.At<LightningRun>(placed.contributing),
-          .chains = tables.At<LightningChain>(placed.chains)};
+          .chains = tables.At<LightningChain>(placed.chains),
+          .written = placed.Written(tables)};
+}
+
+// What the sweep works on before its runs; nothing where a kernel of its own does.
+std::vector<LightningPiece> PiecesToSum(bool sums_pieces, const std::vector<LightningHead>& heads,
+                                        const PlacedWalk& placed, const LightningLengths& lengths) {
+  if (!sums_pieces) return {};
+  return RememberedPieces(heads, placed.walk, lengths);
 }
 
 // Segments of few queries: decoding, and documents shorter than a tensor core's tile.
@@ -103,13 +117,18 @@ absl::Status LightningForward(const ExecutionContext& context, const LightningFo
   for (const Segment& segment : args.segments) {
     (IsStep(segment) ? stepped : swept).push_back(segment);
   }
-  const int64_t run_length = LightningRunLength(swept, args.q.dim(1));
-  PlacedWalk sweep(PlanLightningWalk(swept, run_length, false, !args.states.empty()));
-  const LightningWalk steps = PlanLightningWalk(stepped, run_length, false, !args.states.empty());
+  const bool by_warpgroups = HasLightningWarpgroups(context, static_cast<int32_t>(args.q.dim(2)));
+  const LightningLengths lengths = ChooseLightningLengths(swept, args.q.dim(1), by_warpgroups);
+  PlacedWalk sweep(PlanLightningWalk(swept, lengths, false, !args.states.empty()));
+  const LightningWalk steps = PlanLightningWalk(stepped, lengths, false, !args.states.empty());
   LightningTables tables;
-  const int64_t heads = tables.Add(DescribeLightningHeads(args.slopes, run_length));
+  const std::vector<LightningHead> described = DescribeLightningHeads(args.slopes, lengths.piece);
+  const int64_t heads = tables.Add(described);
   const int64_t step_runs = tables.Add(steps.runs);
-  sweep.AddTo(tables);
+  const bool sums_pieces = by_warpgroups && CanSumPieces(sweep.walk);
+  const std::vector<LightningPiece> pieces = PiecesToSum(sums_pieces, described, sweep, lengths);
+  const int64_t placed_pieces = tables.Add(pieces);
+  sweep.AddTo(tables, args.q, sums_pieces);
   RETURN_IF_ERROR(tables.Upload(context));
   sweep.TakeScratch(args.q, *context.arena);
 
@@ -125,12 +144,15 @@ absl::Status LightningForward(const ExecutionContext& context, const LightningFo
                                      .states = states,
                                      .steps = tables.At<LightningRun>(step_runs),
                                      .step_count = static_cast<int32_t>(steps.runs.size())}));
-  RETURN_IF_ERROR(LaunchLightningStates(
-      context, {.shape = shape,
-                .walks = {States(sweep, tables, args.k, args.v, 1.0, false, states)},
-                .walk_count = 1,
-                .contributing_count = sweep.contributing_count(),
-                .chain_count = sweep.chain_count()}));
+  const LightningStatesArgs states_args = {
+      .shape = shape,
+      .walks = {States(sweep, tables, args.k, args.v, 1.0, false, states)},
+      .walk_count = 1,
+      .contributing_count = sweep.contributing_count(),
+      .chain_count = sweep.chain_count(),
+      .pieces_of_run = lengths.PiecesOfRun(),
+      .chunks_of_piece = lengths.ChunksOfPiece()};
+  if (!sums_pieces) RETURN_IF_ERROR(LaunchLightningStates(context, states_args));
   return LaunchLightningSweep(context, {.shape = shape,
                                         .products = {{.query = args.q.raw(),
                                                       .key = args.k.raw(),
@@ -143,9 +165,13 @@ absl::Status LightningForward(const ExecutionContext& context, const LightningFo
                                                       .start_states = states,
                                                       .end_states = states,
                                                       .scratch = sweep.scratch,
+                                                      .written = sweep.Written(tables),
                                                       .runs = tables.At<LightningRun>(sweep.runs)}},
                                         .product_count = 1,
-                                        .run_count = sweep.run_count()});
+                                        .run_count = sweep.run_count(),
+                                        .pieces = tables.At<LightningPiece>(placed_pieces),
+                                        .piece_count = static_cast<int32_t>(pieces.size()),
+                                        .states = states_args});
 }
 
 absl::Status LightningBackward(const ExecutionContext& context, const LightningBackwardArgs& args) {
@@ -153,26 +179,35 @@ absl::Status LightningBackward(const ExecutionContext& context, const LightningB
       "LightningBackward", args.q,
       {args.q, args.k, args.v, args.d_out, args.dq, args.dk, args.dv, args.states, args.d_states}));
   const ArenaScope scope(*context.arena);
-  const int64_t run_length = LightningRunLength(args.segments, args.q.dim(1));
-  PlacedWalk forwards(PlanLightningWalk(args.segments, run_length, false, !args.states.empty()));
-  PlacedWalk backwards(PlanLightningWalk(args.segments, run_length, true, !args.d_states.empty()));
+  const bool by_warpgroups = HasLightningWarpgroups(context, static_cast<int32_t>(args.q.dim(2)));
+  const LightningLengths lengths =
+      ChooseLightningLengths(args.segments, args.q.dim(1), by_warpgroups);
+  PlacedWalk forwards(PlanLightningWalk(args.segments, lengths, false, !args.states.empty()));
+  PlacedWalk backwards(PlanLightningWalk(args.segments, lengths, true, !args.d_states.empty()));
   LightningTables tables;
-  const int64_t heads = tables.Add(DescribeLightningHeads(args.slopes, run_length));
-  for (PlacedWalk* walk : {&forwards, &backwards}) walk->AddTo(tables);
+  const std::vector<LightningHead> described = DescribeLightningHeads(args.slopes, lengths.piece);
+  const int64_t heads = tables.Add(described);
+  const bool sums_pieces =
+      by_warpgroups && CanSumPieces(forwards.walk) && CanSumPieces(backwards.walk);
+  const std::vector<LightningPiece> pieces = PiecesToSum(sums_pieces, described, forwards, lengths);
+  const int64_t placed_pieces = tables.Add(pieces);
+  for (PlacedWalk* walk : {&forwards, &backwards}) walk->AddTo(tables, args.q, sums_pieces);
   RETURN_IF_ERROR(tables.Upload(context));
   for (PlacedWalk* walk : {&forwards, &backwards}) walk->TakeScratch(args.q, *context.arena);
 
   const LightningShapeArgs shape = ShapeArgs(args.q, tables, heads);
   const float* const states = StatesOrNull(args.states);
   float* const d_states = StatesOrNull(args.d_states);
-  RETURN_IF_ERROR(LaunchLightningStates(
-      context,
-      {.shape = shape,
-       .walks = {States(forwards, tables, args.k, args.v, 1.0, false, states),
-                 States(backwards, tables, args.q, args.d_out, args.scale, true, d_states)},
-       .walk_count = 2,
-       .contributing_count = forwards.contributing_count(),
-       .chain_count = forwards.chain_count()}));
+  const LightningStatesArgs states_args = {
+      .shape = shape,
+      .walks = {States(forwards, tables, args.k, args.v, 1.0, false, states),
+                States(backwards, tables, args.q, args.d_out, args.scale, true, d_states)},
+      .walk_count = 2,
+      .contributing_count = forwards.contributing_count(),
+      .chain_count = forwards.chain_count(),
+      .pieces_of_run = lengths.PiecesOfRun(),
+      .chunks_of_piece = lengths.ChunksOfPiece()};
+  if (!sums_pieces) RETURN_IF_ERROR(LaunchLightningStates(context, states_args));
   const auto scale = static_cast<float>(args.scale);
   const LightningProduct dq = {.query = args.d_out.raw(),
                                .key = args.v.raw(),
@@ -185,6 +220,7 @@ absl::Status LightningBackward(const ExecutionContext& context, const LightningB
                                .start_states = states,
                                .end_states = nullptr,
                                .scratch = forwards.scratch,
+                               .written = forwards.Written(tables),
                                .runs = tables.At<LightningRun>(forwards.runs)};
   const LightningProduct dv = {.query = args.k.raw(),
                                .key = args.q.raw(),
@@ -197,6 +233,7 @@ absl::Status LightningBackward(const ExecutionContext& context, const LightningB
                                .start_states = d_states,
                                .end_states = d_states,
                                .scratch = backwards.scratch,
+                               .written = backwards.Written(tables),
                                .runs = tables.At<LightningRun>(backwards.runs)};
   const LightningProduct dk = {.query = args.v.raw(),
                                .key = args.d_out.raw(),
@@ -209,12 +246,16 @@ absl::Status LightningBackward(const ExecutionContext& context, const LightningB
                                .start_states = d_states,
                                .end_states = nullptr,
                                .scratch = backwards.scratch,
+                               .written = backwards.Written(tables),
                                .runs = tables.At<LightningRun>(backwards.runs)};
   // dv and dk side by side: the second read of what they share comes from the L2 cache.
   return LaunchLightningSweep(context, {.shape = shape,
                                         .products = {dv, dk, dq},
                                         .product_count = 3,
-                                        .run_count = forwards.run_count()});
+                                        .run_count = forwards.run_count(),
+                                        .pieces = tables.At<LightningPiece>(placed_pieces),
+                                        .piece_count = static_cast<int32_t>(pieces.size()),
+                                        .states = states_args});
 }
 
 }  // namespace salamander::cuda

@@ -37,19 +37,11 @@ struct LightningProduct {
   const float* start_states;  // not read where no run has a start slot
   float* end_states;          // null: end states are dropped
   const float* scratch;       // start states of runs [scratch states, H, D, D]
+  const int32_t* written;     // as LightningStates; null: scratch holds start states
   const LightningRun* runs;   // [run_count]
 };
 
-struct LightningSweepArgs {
-  static constexpr int kMaxProducts = 3;
-  LightningShapeArgs shape;
-  LightningProduct products[kMaxProducts];
-  int32_t product_count;
-  int32_t run_count;  // the same for every product
-};
-absl::Status LaunchLightningSweep(const ExecutionContext& context, const LightningSweepArgs& args);
-
-// The states kernel and the scan of one walk; stored states are [value dim, key dim].
+// The states at the starts of one walk's runs; stored states are [value dim, key dim].
 struct LightningStates {
   const void* key;
   const void* value;
@@ -59,6 +51,7 @@ struct LightningStates {
   float* scratch;
   const LightningRun* contributing;
   const LightningChain* chains;
+  int32_t* written;  // [scratch states, H] from zero: how many warpgroups' parts of it are there
 };
 
 struct LightningStatesArgs {
@@ -68,9 +61,30 @@ struct LightningStatesArgs {
   int32_t walk_count;
   int32_t contributing_count;  // the same for every walk
   int32_t chain_count;         // likewise
+  int32_t pieces_of_run;
+  int32_t chunks_of_piece;
 };
 absl::Status LaunchLightningStates(const ExecutionContext& context,
                                    const LightningStatesArgs& args);
+
+// On warpgroups a sweep can do without the states kernel and the scan: it then works on the pieces
+// first, and each run sums those before it as soon as they are written.
+struct LightningSweepArgs {
+  static constexpr int kMaxProducts = 3;
+  LightningShapeArgs shape;
+  LightningProduct products[kMaxProducts];
+  int32_t product_count;
+  int32_t run_count;             // the same for every product
+  const LightningPiece* pieces;  // [piece_count], the same for every walk of `states`
+  int32_t piece_count;           // 0: start states are in scratch already
+  LightningStatesArgs states;    // whose pieces they are
+};
+absl::Status LaunchLightningSweep(const ExecutionContext& context, const LightningSweepArgs& args);
+
+// What these launch on Hopper for head dim 128.
+bool HasLightningWarpgroups(const ExecutionContext& context, int32_t dim);
+absl::Status LaunchLightningWarpgroupSweep(const ExecutionContext& context,
+                                           const LightningSweepArgs& args);
 
 // Few queries, by the recurrence itself in fp32: every state is read and written once.
 struct LightningStepArgs {

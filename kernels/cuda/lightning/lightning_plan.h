@@ -1,13 +1,18 @@
-// How a Lightning call is cut into pieces that run in parallel, and what its kernels are told.
+// How a Lightning call is cut into parts that run in parallel, and what its kernels are told.
 //
 // A product (the table in kernels/cpu/lightning_attention.cc) walks every segment from one end to
 // the other. The walk is cut into runs of a length that depends on the shapes alone, a multiple of
 // the chunk; the last run of a segment may be shorter. A run needs the state at its start, so a
 // segment of several runs takes three kernels:
-//   states   each run but the last: its contribution to the state, from zero  (fp32, in scratch)
-//   scan     start of run i + 1 = l^length * start of run i + contribution i  (in order, per head)
+//   states   each run but the last, in equal pieces: what a piece contributes to the state at its
+//            end, from zero  (fp32, in scratch)
+//   scan     state after piece i = l^length * state before it + contribution i  (in order, per
+//            head); those after the last piece of a run are kept
 //   sweep    each run from its start state, 64 tokens at a time
-// A segment of one run takes the sweep alone.
+// A segment of one run takes the sweep alone. Runs are few and long, since every one of them costs
+// the states of the pieces before it; pieces are shorter, since only those are worked on that their
+// head still remembers at the end of their run. On warpgroups the sweep works on the pieces too and
+// a run sums those before it, so that there is one kernel, unless they are many (CanSumPieces).
 #ifndef KERNELS_CUDA_LIGHTNING_LIGHTNING_PLAN_H_
 #define KERNELS_CUDA_LIGHTNING_LIGHTNING_PLAN_H_
 
@@ -27,13 +32,14 @@ inline constexpr int kLightningChunk = 64;
 // What the kernels know of a head.
 struct LightningHead {
   double slope;
-  float run_decay;   // exp(-slope * run length)
-  float step_decay;  // exp(-slope)
-  int32_t index;     // heads are listed by ascending slope: those with the longest memory first
+  float piece_decay;  // exp(-slope * piece length)
+  float step_decay;   // exp(-slope)
+  int32_t index;      // heads are listed by ascending slope: those with the longest memory first
   int32_t memory_chunks;  // what lies further back weighs less than 2^-32
 };
 
-// States are rows of the caller's tensor (slot) or of scratch; -1 stands for none.
+// A run, or a piece of one. States are rows of the caller's tensor (slot) or of scratch; -1 stands
+// for none.
 struct LightningRun {
   int64_t first_row;  // the first on the walk: of a reversed one, the last in the stream
   int64_t count;
@@ -41,34 +47,60 @@ struct LightningRun {
   int32_t end_slot;
   int32_t start_scratch;
   int32_t end_scratch;
+  int32_t pieces_before;  // in its segment; the last of them ends in start_scratch
 };
 
-// The runs of one segment: run i starts from scratch row first_scratch + i.
+// How long runs and the pieces of all but the last of a segment are, in tokens.
+struct LightningLengths {
+  int64_t run;
+  int64_t piece;  // a run is some of them
+
+  int32_t PiecesOfRun() const { return static_cast<int32_t>(run / piece); }
+  int32_t ChunksOfPiece() const { return static_cast<int32_t>(piece / kLightningChunk); }
+};
+
+// The pieces of one segment: piece i starts from scratch row first_scratch + i.
 struct LightningChain {
   int32_t first_scratch;
-  int32_t runs;
+  int32_t pieces;
 };
 
 struct LightningWalk {
   // All runs, longest first. A start comes from start_scratch, else from start_slot, else is zero.
   std::vector<LightningRun> runs;
-  // Those that contribute to a later one, for the states kernel: it copies the state of start_slot
-  // to start_scratch, since the last run may overwrite that slot, and writes end_scratch.
+  // The pieces of those that contribute to a later one, in order, for the states kernel: it copies
+  // the state of start_slot to start_scratch, since the last run may overwrite that slot, and
+  // writes end_scratch.
   std::vector<LightningRun> contributing;
-  std::vector<LightningChain> chains;  // of at least three runs: shorter ones need no scan
+  std::vector<LightningChain> chains;  // of at least two pieces: single ones need no scan
   int32_t scratch_states = 0;          // rows of scratch
 };
 
-// The length of a run for this much work.
-int64_t LightningRunLength(Segments segments, int64_t heads);
+// The lengths for this much work, for the kernels of warpgroups or those of warps.
+LightningLengths ChooseLightningLengths(Segments segments, int64_t heads, bool by_warpgroups);
 
 // `segments` are those to walk; `reversed` walks start from state_out and end in state_in. Without
 // `has_start_states` they start from zero.
-LightningWalk PlanLightningWalk(Segments segments, int64_t run_length, bool reversed,
+LightningWalk PlanLightningWalk(Segments segments, const LightningLengths& lengths, bool reversed,
                                 bool has_start_states);
 
+// Whether runs could sum the pieces before them by themselves: those are few, and no segment of
+// several runs starts from a slot.
+bool CanSumPieces(const LightningWalk& walk);
+
 std::vector<LightningHead> DescribeLightningHeads(absl::Span<const double> slopes,
-                                                  int64_t run_length);
+                                                  int64_t piece_length);
+
+// A piece of LightningWalk::contributing for a head of DescribeLightningHeads.
+struct LightningPiece {
+  int32_t head;
+  int32_t index;
+};
+
+// What there is to remember at the ends of runs, longest first.
+std::vector<LightningPiece> RememberedPieces(const std::vector<LightningHead>& heads,
+                                             const LightningWalk& walk,
+                                             const LightningLengths& lengths);
 
 // Several arrays that reach the device by one copy.
 class LightningTables {
@@ -84,8 +116,8 @@ class LightningTables {
 
   // Requires: Upload.
   template <typename Value>
-  const Value* At(int64_t place) const {
-    return reinterpret_cast<const Value*>(device_ + place);
+  Value* At(int64_t place) const {
+    return reinterpret_cast<Value*>(device_ + place);
   }
 
  private:
@@ -93,7 +125,7 @@ class LightningTables {
   int64_t AddBytes(const void* bytes, int64_t count);
 
   std::vector<char> host_;
-  const char* device_ = nullptr;
+  char* device_ = nullptr;
 };
 
 }  // namespace salamander::cuda

@@ -1,6 +1,6 @@
-// States at the starts of runs (lightning_plan.h): the states kernel sums each run's
+// States at the starts of runs (lightning_plan.h): the states kernel sums each piece's
 //   S = sum_j key_scale l^(count-e-j) value_j key_j^T
-// over the tokens that a head still remembers at the run's end, the scan chains the runs of a
+// over the tokens that a head still remembers at its run's end, the scan chains the pieces of a
 // segment. Layout and operands as in lightning_tile.cuh. The first kernel is bound by
 // reading keys and values: three chunks are in flight per block.
 #include "kernels/base/status_macros.h"
@@ -22,8 +22,8 @@ struct Block {
   static constexpr int kSharedBytes = kStages * kStageBytes;
 };
 
-// Grid: x = (head by slope, contributing run) with the longest memories first, y = walk. A block of
-// one warp per kTiles * 16 value dims takes a run.
+// Grid: x = (head by slope, contributing piece) with the longest memories first, y = walk. A block
+// of one warp per kTiles * 16 value dims takes a piece.
 template <int kDim>
 __global__ void __launch_bounds__(Block<kDim>::kThreads, 2)
     StatesKernel(const __grid_constant__ LightningStatesArgs args) {
@@ -33,7 +33,8 @@ __global__ void __launch_bounds__(Block<kDim>::kThreads, 2)
   const LightningStates& walk = args.walks[blockIdx.y];
   const auto block = static_cast<int32_t>(blockIdx.x);
   const LightningHead head = args.shape.heads_by_slope[block / args.contributing_count];
-  const LightningRun run = walk.contributing[block % args.contributing_count];
+  const int32_t piece = block % args.contributing_count;
+  const LightningRun run = walk.contributing[piece];
   const int dim = args.shape.dim;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int first = static_cast<int>(threadIdx.x) / kWarp * B::kTiles * 16;
@@ -44,7 +45,9 @@ __global__ void __launch_bounds__(Block<kDim>::kThreads, 2)
   powers.Fill(head.slope);
 
   const auto chunks = static_cast<int>((run.count + kLightningChunk - 1) / kLightningChunk);
-  const int begin = max(0, chunks - head.memory_chunks);
+  const int32_t remembered =
+      RememberedChunks(head, piece, args.pieces_of_run, args.chunks_of_piece);
+  const int begin = max(0, chunks - remembered);
   if (run.start_slot >= 0) {
     const auto* const from =
         reinterpret_cast<const float4*>(walk.start_states + at(run.start_slot));
@@ -52,6 +55,7 @@ __global__ void __launch_bounds__(Block<kDim>::kThreads, 2)
     for (int i = static_cast<int>(threadIdx.x); i < dim * dim / 4; i += B::kThreads)
       to[i] = from[i];
   }
+  if (remembered <= 0) return;
   LightningState<kDim, B::kTiles> state;
   if (run.start_slot >= 0 && begin == 0) {
     state.Load(walk.start_states + at(run.start_slot), first, dim, false);
@@ -103,8 +107,8 @@ __global__ void __launch_bounds__(Block<kDim>::kThreads, 2)
 constexpr int kScanThreads = 128;
 constexpr int kScanAhead = 8;  // states whose loads are in flight at once
 
-// Turns each run's contribution into the state at its end. Grid: x = four elements of a state per
-// thread, y = (chain, head by slope), z = walk.
+// Turns the contribution of each run's last piece into the state at its end. Grid: x = four
+// elements of a state per thread, y = (chain, head by slope), z = walk.
 __global__ void __launch_bounds__(kScanThreads)
     ScanKernel(const __grid_constant__ LightningStatesArgs args) {
   const int64_t quads = int64_t{args.shape.dim} * args.shape.dim / 4;
@@ -117,21 +121,29 @@ __global__ void __launch_bounds__(kScanThreads)
   auto* const states = reinterpret_cast<float4*>(walk.scratch) +
                        (int64_t{chain.first_scratch} * args.shape.heads + head.index) * quads +
                        quad;
-  float4 state = states[stride];
-  for (int64_t begin = 2; begin < chain.runs; begin += kScanAhead) {
+  float4 state = {};
+  for (int32_t begin = 0; begin < chain.pieces; begin += kScanAhead) {
     float4 ahead[kScanAhead];
 #pragma unroll
     for (int i = 0; i < kScanAhead; ++i) {
-      if (begin + i < chain.runs) ahead[i] = states[(begin + i) * stride];
+      ahead[i] = {};
+      const int32_t piece = begin + i;
+      if (piece < chain.pieces &&
+          RememberedChunks(head, piece, args.pieces_of_run, args.chunks_of_piece) > 0) {
+        ahead[i] = states[(piece + 1) * stride];
+      }
     }
 #pragma unroll
     for (int i = 0; i < kScanAhead; ++i) {
-      if (begin + i >= chain.runs) break;
-      state.x = fmaf(head.run_decay, state.x, ahead[i].x);
-      state.y = fmaf(head.run_decay, state.y, ahead[i].y);
-      state.z = fmaf(head.run_decay, state.z, ahead[i].z);
-      state.w = fmaf(head.run_decay, state.w, ahead[i].w);
-      states[(begin + i) * stride] = state;
+      const int32_t piece = begin + i;
+      if (piece >= chain.pieces) break;
+      state.x = fmaf(head.piece_decay, state.x, ahead[i].x);
+      state.y = fmaf(head.piece_decay, state.y, ahead[i].y);
+      state.z = fmaf(head.piece_decay, state.z, ahead[i].z);
+      state.w = fmaf(head.piece_decay, state.w, ahead[i].w);
+      if (piece % args.pieces_of_run == args.pieces_of_run - 1) {
+        states[(piece + 1) * stride] = state;
+      }
     }
   }
 }

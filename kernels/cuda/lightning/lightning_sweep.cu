@@ -282,6 +282,9 @@ absl::Status Launch(const ExecutionContext& context, const LightningSweepArgs& a
 
 absl::Status LaunchLightningSweep(const ExecutionContext& context, const LightningSweepArgs& args) {
   if (args.run_count == 0) return absl::OkStatus();
+  if (HasLightningWarpgroups(context, args.shape.dim)) {
+    return LaunchLightningWarpgroupSweep(context, args);
+  }
   if (args.shape.dim <= 32) return Launch<32, 1>(context, args);
   if (args.shape.dim <= 64) return Launch<64, 1>(context, args);
   return Launch<128, 2>(context, args);

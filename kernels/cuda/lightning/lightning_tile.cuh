@@ -21,6 +21,13 @@
 
 namespace salamander::cuda {
 
+// How many chunks of this piece and those before it a head still remembers at the end of the
+// piece's run; none where that is not positive.
+__device__ inline int32_t RememberedChunks(const LightningHead& head, int32_t piece,
+                                           int32_t pieces_of_run, int32_t chunks_of_piece) {
+  return head.memory_chunks - (pieces_of_run - 1 - piece % pieces_of_run) * chunks_of_piece;
+}
+
 // `pair` times (low, high), rounded again.
 __device__ inline uint32_t ScalePair(uint32_t pair, float low, float high) {
   const float2 values = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
