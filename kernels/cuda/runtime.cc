@@ -22,9 +22,21 @@ absl::Status StatusOf(const Fault& fault) {
       "; the data was made with another tokenizer than the model's"));
 }
 
+// Of the current device. A driver too old to say so is taken to share nothing.
+bool IsSharedByMps() {
+  int device = 0, is_shared = 0;
+  cudaGetDevice(&device);
+  if (cudaDeviceGetAttribute(&is_shared, cudaDevAttrMpsEnabled, device) != cudaSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  return is_shared != 0;
+}
+
 }  // namespace
 
-Runtime::Runtime(const cudaDeviceProp& properties) : properties_(properties) {}
+Runtime::Runtime(const cudaDeviceProp& properties)
+    : properties_(properties), has_whole_device_(!IsSharedByMps()) {}
 
 absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(int index) {
   cudaDeviceProp properties;

@@ -37,6 +37,9 @@ class Runtime {
   int multiprocessors() const { return properties_.multiProcessorCount; }
   // Whether kernels of warpgroup.cuh run here.
   bool has_warpgroups() const { return properties_.major == 9; }
+  // Whether one kernel may hold every multiprocessor until all its blocks have begun: not where MPS
+  // lets processes share the device.
+  bool has_whole_device() const { return has_whole_device_; }
   Products& products() { return *products_; }
   CudnnAttention* cudnn_attention();       // opened when first asked for; null where there is none
   Fault* fault() const { return fault_; }  // device memory, for kernels
@@ -77,6 +80,7 @@ class Runtime {
   absl::Status AllowSharedMemory(const KernelLaunch& launch);
 
   cudaDeviceProp properties_;
+  bool has_whole_device_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<StreamQueue> stream_queue_;
   Queue* queue_ = nullptr;

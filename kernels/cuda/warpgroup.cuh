@@ -71,73 +71,7 @@ __device__ inline void HoldProduct(float (&d)[kCount][4]) {
 // d = a b, or d += a b where `accumulate`: a 64 x 16, b 16 x N. Warp w of the group holds rows 16 w
 // to 16 w + 15 of d, its lanes as MultiplyAdd's: d[i] are columns 8 i to 8 i + 7. A left operand in
 // registers is held likewise. Asynchronous: d is there, and a may change, after WaitForProducts.
-template <bool kTransposedA, bool kTransposedB>
-__device__ inline void WarpgroupMultiplyAdd(float (&d)[2][4], uint64_t a, uint64_t b,
-                                            bool accumulate) {
-  asm volatile(
-      "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %10, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7"
-      "}, "
-      "%8, %9, accumulates, 1, 1, %11, %12;\n"
-      "}\n"
-      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
-        "+f"(d[1][2]), "+f"(d[1][3])
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(kTransposedA ? 1 : 0),
-        "n"(kTransposedB ? 1 : 0));
-}
-
 template <bool kTransposedB>
-__device__ inline void WarpgroupMultiplyAdd(float (&d)[2][4], const uint32_t (&a)[4], uint64_t b,
-                                            bool accumulate) {
-  asm volatile(
-      "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %13, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7"
-      "}, "
-      "{%8, %9, %10, %11}, %12, accumulates, 1, 1, %14;\n"
-      "}\n"
-      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
-        "+f"(d[1][2]), "+f"(d[1][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)),
-        "n"(kTransposedB ? 1 : 0));
-}
-
-template <bool kTransposedA, bool kTransposedB>
-__device__ inline void WarpgroupMultiplyAdd(float (&d)[4][4], uint64_t a, uint64_t b,
-                                            bool accumulate) {
-  asm volatile(
-      "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %18, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-      "}, "
-      "%16, %17, accumulates, 1, 1, %19, %20;\n"
-      "}\n"
-      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
-        "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
-        "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3])
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(kTransposedA ? 1 : 0),
-        "n"(kTransposedB ? 1 : 0));
-}
-
-template <bool kTransposedB>
-__device__ inline void WarpgroupMultiplyAdd(float (&d)[4][4], const uint32_t (&a)[4], uint64_t b,
-                                            bool accumulate) {
-  asm volatile(
-      "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %21, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-      "}, "
-      "{%16, %17, %18, %19}, %20, accumulates, 1, 1, %22;\n"
-      "}\n"
-      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
-        "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
-        "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)),
-        "n"(kTransposedB ? 1 : 0));
-}
-
-template <bool kTransposedA, bool kTransposedB>
 __device__ inline void WarpgroupMultiplyAdd(float (&d)[8][4], uint64_t a, uint64_t b,
                                             bool accumulate) {
   asm volatile(
@@ -146,7 +80,7 @@ __device__ inline void WarpgroupMultiplyAdd(float (&d)[8][4], uint64_t a, uint64
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
       "}, "
-      "%32, %33, accumulates, 1, 1, %35, %36;\n"
+      "%32, %33, accumulates, 1, 1, 0, %35;\n"
       "}\n"
       : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
         "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
@@ -154,8 +88,7 @@ __device__ inline void WarpgroupMultiplyAdd(float (&d)[8][4], uint64_t a, uint64
         "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
         "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]),
         "+f"(d[7][2]), "+f"(d[7][3])
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(kTransposedA ? 1 : 0),
-        "n"(kTransposedB ? 1 : 0));
+      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(kTransposedB ? 1 : 0));
 }
 
 template <bool kTransposedB>
@@ -179,7 +112,7 @@ __device__ inline void WarpgroupMultiplyAdd(float (&d)[8][4], const uint32_t (&a
         "n"(kTransposedB ? 1 : 0));
 }
 
-template <bool kTransposedA, bool kTransposedB>
+template <bool kTransposedB>
 __device__ inline void WarpgroupMultiplyAdd(float (&d)[16][4], uint64_t a, uint64_t b,
                                             bool accumulate) {
   asm volatile(
@@ -190,7 +123,7 @@ __device__ inline void WarpgroupMultiplyAdd(float (&d)[16][4], uint64_t a, uint6
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
       "}, "
-      "%64, %65, accumulates, 1, 1, %67, %68;\n"
+      "%64, %65, accumulates, 1, 1, 0, %67;\n"
       "}\n"
       : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
         "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
@@ -204,8 +137,7 @@ __device__ inline void WarpgroupMultiplyAdd(float (&d)[16][4], uint64_t a, uint6
         "+f"(d[13][0]), "+f"(d[13][1]), "+f"(d[13][2]), "+f"(d[13][3]), "+f"(d[14][0]),
         "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]), "+f"(d[15][0]), "+f"(d[15][1]),
         "+f"(d[15][2]), "+f"(d[15][3])
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(kTransposedA ? 1 : 0),
-        "n"(kTransposedB ? 1 : 0));
+      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(kTransposedB ? 1 : 0));
 }
 
 template <bool kTransposedB>
@@ -267,10 +199,6 @@ class SharedBarrier {
     asm volatile(
         "{\n.reg .b64 state;\nmbarrier.arrive.shared::cta.b64 state, [%0];\n}\n" ::"r"(address_)
         : "memory");
-  }
-  // The thread's arrival, once its cp.async copies so far have landed; counted among the arrivals.
-  __device__ void ArriveAfterCopies() const {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(address_) : "memory");
   }
   // Returns when the phase of that parity is over; phases count from 0.
   __device__ void Wait(int parity) const {

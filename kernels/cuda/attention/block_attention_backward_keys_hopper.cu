@@ -250,9 +250,8 @@ __device__ void MultiplyTiles(uint32_t left, uint32_t right, float (&d)[8][4]) {
 #pragma unroll
   for (int column = 0; column < kD; column += 16) {
     const uint32_t panel = column / kPanelColumns * kPanelBytes;
-    WarpgroupMultiplyAdd<false, false>(d, AlongColumns(left + panel, 0, column % kPanelColumns),
-                                       AlongColumns(right + panel, 0, column % kPanelColumns),
-                                       column > 0);
+    WarpgroupMultiplyAdd<false>(d, AlongColumns(left + panel, 0, column % kPanelColumns),
+                                AlongColumns(right + panel, 0, column % kPanelColumns), column > 0);
   }
 }
 

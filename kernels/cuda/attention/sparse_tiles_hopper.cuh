@@ -334,7 +334,7 @@ __device__ inline void MultiplyByRows(float (&d)[kPieceKeys / 8][4], uint32_t le
 #pragma unroll
   for (int step = 0; step < kD / 16; ++step) {
     const uint32_t bytes = ColumnBytes(step);
-    WarpgroupMultiplyAdd<false, false>(d, Further(a, bytes), Further(b, bytes), step > 0);
+    WarpgroupMultiplyAdd<false>(d, Further(a, bytes), Further(b, bytes), step > 0);
   }
 }
 

@@ -3,7 +3,8 @@
 //
 // As many blocks as multiprocessors work on one (run, head, product) after another, and before
 // those on the pieces that make their start states (lightning_plan.h), where the sweep is given
-// any. A piece is only ever waited for by runs, which come later in every block, so the wait ends.
+// any. A piece is only ever waited for by runs, which come later in every block, so the wait ends
+// once all blocks have begun (Runtime::has_whole_device).
 // A block's four warpgroups meet once a chunk of 64 tokens, through barriers in shared memory:
 //
 //   loads    copies queries, keys and values of the chunks ahead into a ring, across runs
@@ -259,13 +260,12 @@ __device__ void ComputeScores(const LightningSweepArgs& args, Shared& shared) {
 #pragma unroll
       for (int d = 0; d < kDim; d += 16) {
         const int panel = d / kPanelColumns * kPanelBytes;
-        WarpgroupMultiplyAdd<false, false>(sums,
-                                           AlongColumns(queries + panel, 0, d % kPanelColumns),
-                                           AlongColumns(keys + panel, 0, d % kPanelColumns), d > 0);
+        WarpgroupMultiplyAdd<false>(sums, AlongColumns(queries + panel, 0, d % kPanelColumns),
+                                    AlongColumns(keys + panel, 0, d % kPanelColumns), d > 0);
       }
       CommitProducts();
       WaitForProducts<0>();
-      SumsAreThere(sums);
+      HoldProduct(sums);
       ArriveForWarp(shared.stage_free[stage]);
 
       const int buffer = BufferOf<kScoreBuffers>(scored);
@@ -510,7 +510,7 @@ __device__ inline void WorkOnPiece(const LightningSweepArgs& args, Shared& share
     ScaleState(weights.whole_chunk, state);
     StartStateProduct(ChunkTiles(shared, stage, group), weights.value, state);
     WaitForProducts<0>();
-    SumsAreThere(state);
+    HoldProduct(state);
     ArriveForWarp(shared.stage_free[stage]);
   }
   const int32_t row = walk.run.end_scratch;
@@ -540,7 +540,7 @@ __device__ inline void WorkOnRun(const LightningSweepArgs& args, Shared& shared,
     StartOutputOfState(tiles, rounded, out);
     StartStateProduct(tiles, weights.value + (kChunk - rows), state);
     WaitForProducts<1>();  // the state's may still run
-    SumsAreThere(out);
+    HoldProduct(out);
     WeighOutput(weights, out);
     uint32_t values[kChunk / 16][4];  // once more, rather than kept in registers
 #pragma unroll
@@ -548,8 +548,8 @@ __device__ inline void WorkOnRun(const LightningSweepArgs& args, Shared& shared,
     SharedBarrier(&shared.score_full[buffer]).Wait(TurnOf<kScoreBuffers>(scored));
     StartOutputOfScores(values, SharedAddress(shared.scores[buffer]), out);
     WaitForProducts<0>();
-    SumsAreThere(out);
-    SumsAreThere(state);
+    HoldProduct(out);
+    HoldProduct(state);
     ArriveForWarp(shared.stage_free[stage]);
     ArriveForWarp(shared.score_free[buffer]);
     StoreOutput(out, shared.outputs[group], out_rows, walk.step, rows);
@@ -605,7 +605,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 }  // namespace
 
 bool HasLightningWarpgroups(const ExecutionContext& context, int32_t dim) {
-  return dim == kDim && context.cuda->has_warpgroups();
+  // Runs wait for pieces of other blocks, all of which have to be on the device at once.
+  return dim == kDim && context.cuda->has_warpgroups() && context.cuda->has_whole_device();
 }
 
 absl::Status LaunchLightningWarpgroupSweep(const ExecutionContext& context,

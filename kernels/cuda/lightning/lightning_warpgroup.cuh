@@ -16,15 +16,6 @@ constexpr int kStateGroups = kWarpgroupDim / kPanelColumns;
 constexpr int kPanelBytes = kLightningChunk * kPanelRowBytes;
 constexpr int kTileBytes = kStateGroups * kPanelBytes;
 
-// After waiting for a product: keeps the compiler from touching its sums before.
-template <int kCount>
-__device__ inline void SumsAreThere(float (&sums)[kCount][4]) {
-#pragma unroll
-  for (auto& block : sums) {
-    asm volatile("" : "+f"(block[0]), "+f"(block[1]), "+f"(block[2]), "+f"(block[3])::"memory");
-  }
-}
-
 // One of kThreads threads' part of copying tiles: a 16-byte piece of every kThreads / 16th row.
 template <int kThreads>
 class TileLoader {
