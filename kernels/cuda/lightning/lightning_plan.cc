@@ -19,7 +19,7 @@ constexpr int64_t kShortestRun = 256;
 // Pieces shorten the wait for start states, and each costs a state written and read. Warpgroups are
 // through with a chunk in a fifth of the time that warps take.
 constexpr int64_t kShortestPieceOfWarps = 512;
-constexpr int64_t kShortestPieceOfWarpgroups = 1024;
+constexpr int64_t kShortestPieceOfWarpgroups = 2048;
 constexpr int64_t kMostPieces = 8;
 
 // How many blocks one product's sweep is cut into: of warps two to a multiprocessor (of 128, or a
