@@ -16,19 +16,20 @@
 // Chunks: all blocks of threads of a chunk of queries come before those of the next, so that the
 // rows that they gather are in the L2 cache, whatever blocks are selected; and no list is so long
 // that others wait for it. Where some keys' readers are in several chunks, the sums are handed from
-// chunk to chunk: a block of threads waits until the chunks before have added theirs, which is
-// seldom not so since they were begun a chunk earlier, and the last one adds the whole to dk and
-// dv.
+// chunk to chunk (key_sums_hopper.cuh): a block of threads waits until the chunks before have added
+// theirs, which is seldom not so since they were begun a chunk earlier, and the last one adds the
+// whole to dk and dv.
 //
 // Shared memory (D = 128): K and V 32 KiB, two stages of Q and dO 64 KiB, two tables of the rows 1
 // KiB. Registers: 224 for a thread that multiplies, of which dK and dV take 128, scores and their
 // gradients 64, and the two as left operands 32, as the former become free; 32 for one that copies.
-#include <algorithm>
-#include <vector>
+#include <climits>
 
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/attention/block_attention_gradients.cuh"
 #include "kernels/cuda/attention/block_attention_tiles.cuh"
+#include "kernels/cuda/attention/key_items_hopper.cuh"
+#include "kernels/cuda/attention/key_sums_hopper.cuh"
 #include "kernels/cuda/bulk_copy.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/tensor_map.h"
@@ -37,31 +38,8 @@
 namespace salamander::cuda {
 namespace {
 
-constexpr int kLeastGroup = 8;  // heads of a KV head; others are its multiples that divide 64
-constexpr int64_t kMostQueries = 2048, kLeastQueries = 512;  // of a chunk
 constexpr int kThreads = 2 * kWarpgroup;
 constexpr int kPanelBytes = kTileRows * kPanelRowBytes;
-
-// Queries of a segment, and the blocks that lie before the end of them.
-struct KeyChunk {
-  int64_t query_begin, key_begin, first_position, key_count;  // the segment's
-  int64_t first_block, segment_blocks, first_cell;            // the segment's
-  int64_t first_query, queries;                               // of the segment
-  int64_t blocks;
-  int64_t first_item;  // of (KV head, block, piece)
-};
-
-struct KeysArgs {
-  BackwardArgs backward;
-  const KeyChunk* chunks;
-  int chunk_count;
-  int64_t blocks;   // of all segments
-  int pieces;       // of a block
-  int tensor_rows;  // T * H
-  int* next_item;   // blocks of threads take the items in the order in which they begin
-  int* added;       // [Hkv, blocks, pieces] readers whose share is in the sums
-  float* sums;      // [Hkv, blocks, pieces] of kSumFloats
-};
 
 // What a step needs of its rows. Rows that do not exist are zeros, here and in the stage: they add
 // 1 * 0 to dV and 1 * (0 - 0) * 0 to dK.
@@ -69,78 +47,6 @@ struct alignas(16) RowTable {
   float logsumexp[kTileRows];
   float delta[kTileRows];
   int position[kTileRows / kLeastGroup];  // of queries
-};
-
-// 64 keys of a KV head.
-struct KeyPiece {
-  int key_head;
-  int64_t block, piece;
-  int begin, count;  // positions
-
-  __device__ KeyPiece(const KeysArgs& args, const KeyChunk& chunk, int64_t item) {
-    // Every query reads block 0, the blocks just before the chunk's end are read most.
-    const int64_t first_blocks = int64_t{args.backward.attention.key_heads} * args.pieces;
-    if (item < first_blocks) {
-      key_head = static_cast<int>(item / args.pieces);
-      block = 0;
-    } else {
-      item -= first_blocks;
-      const int64_t others = (chunk.blocks - 1) * args.pieces;
-      key_head = static_cast<int>(item / others);
-      block = chunk.blocks - 1 - item % others / args.pieces;
-    }
-    piece = item % args.pieces;
-    const int64_t block_size = args.backward.attention.block_size;
-    const int64_t first = block * block_size + piece * kPieceKeys;
-    const int64_t left = min(chunk.key_count - first, int64_t{kPieceKeys});
-    begin = static_cast<int>(first);
-    count = static_cast<int>(max(left, int64_t{0}));
-  }
-};
-
-// The queries of a chunk that read a piece.
-struct Readers {
-  const int32_t* list;  // null: the queries from `first` on
-  int first, count;
-  int before, all;  // readers in the chunks before, and in all
-
-  __device__ Readers(const KeysArgs& args, const KeyChunk& chunk, const KeyPiece& keys) {
-    const int64_t end_query = chunk.first_query + chunk.queries;
-    const int64_t query_count = chunk.key_count - chunk.first_position;
-    int64_t end;
-    if (args.backward.attention.lists == nullptr) {
-      const int64_t least = max(keys.begin - chunk.first_position, int64_t{0});
-      list = nullptr;
-      first = static_cast<int>(max(least, chunk.first_query));
-      before = first - static_cast<int>(least);
-      all = static_cast<int>(query_count - least);
-      end = end_query - least;
-    } else {
-      const BlockReaders& readers = args.backward.readers;
-      const int64_t index = keys.key_head * readers.blocks + chunk.first_block + keys.block;
-      const int64_t begin = readers.begins[index];
-      const int32_t* const cells =
-          readers.before + keys.key_head * readers.cells + chunk.first_cell + keys.block;
-      const auto before_query = [&](int64_t query) {
-        return cells[query / kListChunk * chunk.segment_blocks];
-      };
-      first = 0;
-      before = before_query(chunk.first_query);
-      all = static_cast<int>(readers.begins[index + 1] - begin);
-      end = end_query == query_count ? all : before_query(end_query);
-      list = readers.queries + begin + before;
-    }
-    count = max(static_cast<int>(end) - before, 0);
-  }
-};
-
-// What a block of threads works on: in shared memory, since it is used before and after the loop.
-struct KeyItem {
-  const KeyChunk* chunk;
-  KeyPiece keys;
-  Readers readers;
-  int first_position;
-  int first_row;  // in [T, H]: the segment's first query, the KV head's first head
 };
 
 template <int kD>
@@ -171,12 +77,6 @@ struct Shared {
   }
   __device__ KeyItem& item() const { return *reinterpret_cast<KeyItem*>(memory + kItem); }
 };
-
-// The sums of a piece's keys: [dk or dv, four columns' sums, thread of the warpgroup].
-template <int kD>
-constexpr int64_t kSumFloats = 2 * int64_t{kD} * kPieceKeys;
-
-constexpr int kKeysBarrier = 1;  // of the first warpgroup
 
 // By a warp each for q and its logsumexp, and for d_out and its delta: has the rows of the steps
 // copied into the stages. Lane l knows query l % Q of a step's Q; a bulk copy moves the query's
@@ -365,93 +265,6 @@ __device__ void Multiply(const AttentionArgs& args, int steps, const Shared<kD>&
   HoldProduct(dv);
 }
 
-// Adds `factor` times a thread's columns of one of its two rows to the row in global memory.
-template <int kD>
-__device__ void AddRow(const float (&d)[kD / 8][4], int half, float factor, BFloat16* row) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-#pragma unroll
-  for (int i = 0; i < kD / 8; ++i) {
-    auto* const pair = reinterpret_cast<__nv_bfloat162*>(row + i * 8 + lane % 4 * 2);
-    const float2 before = __bfloat1622float2(*pair);
-    *pair = __floats2bfloat162_rn(before.x + factor * d[i][2 * half],
-                                  before.y + factor * d[i][2 * half + 1]);
-  }
-}
-
-template <int kD>
-__device__ void AddToKeys(const BackwardArgs& backward, const KeyChunk& chunk, const KeyPiece& keys,
-                          const float (&dk)[kD / 8][4], const float (&dv)[kD / 8][4]) {
-  const AttentionArgs& args = backward.attention;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int key = static_cast<int>(threadIdx.x) / kWarp * 16 + lane / 4 + 8 * half;
-    if (key >= keys.count) continue;
-    const int64_t row =
-        ((chunk.key_begin + keys.begin + key) * args.key_heads + keys.key_head) * kD;
-    AddRow<kD>(dk, half, args.scale, backward.dk + row);
-    AddRow<kD>(dv, half, 1.0F, backward.dv + row);
-  }
-}
-
-template <int kD>
-__device__ void StoreSums(const float (&d)[kD / 8][4], float* sums) {
-#pragma unroll
-  for (int i = 0; i < kD / 8; ++i) {
-    __stcg(reinterpret_cast<float4*>(sums) + i * kWarpgroup + threadIdx.x,
-           make_float4(d[i][0], d[i][1], d[i][2], d[i][3]));
-  }
-}
-
-template <int kD>
-__device__ void AddSums(const float* sums, float (&d)[kD / 8][4]) {
-#pragma unroll
-  for (int i = 0; i < kD / 8; ++i) {
-    const float4 four =
-        __ldcg(reinterpret_cast<const float4*>(sums) + i * kWarpgroup + threadIdx.x);
-    d[i][0] += four.x, d[i][1] += four.y, d[i][2] += four.z, d[i][3] += four.w;
-  }
-}
-
-// What other blocks of threads stored before their release is seen after the load, and the reverse.
-__device__ inline int LoadAcquired(const int* source) {
-  int value;
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(source) : "memory");
-  return value;
-}
-__device__ inline void StoreReleased(int* destination, int value) {
-  asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(destination), "r"(value) : "memory");
-}
-
-// By the first warpgroup: adds the sums of the chunks before, in their order whatever the order in
-// which the chunks come to their ends, and hands them on, or adds them to dk and dv.
-template <int kD>
-__device__ void HandOn(const KeysArgs& args, const KeyItem& item, float (&dk)[kD / 8][4],
-                       float (&dv)[kD / 8][4]) {
-  const KeyPiece& keys = item.keys;
-  const int64_t block = keys.key_head * args.blocks + item.chunk->first_block + keys.block;
-  const int64_t index = block * args.pieces + keys.piece;
-  float* const sums = args.sums + index * kSumFloats<kD>;
-  if (item.readers.before > 0) {
-    if (threadIdx.x == 0) {
-      while (LoadAcquired(args.added + index) != item.readers.before) __nanosleep(64);
-    }
-    NamedBarrier(kKeysBarrier, kWarpgroup);
-    AddSums<kD>(sums, dk);
-    AddSums<kD>(sums + kSumFloats<kD> / 2, dv);
-  }
-  const int count = item.readers.before + item.readers.count;
-  if (count == item.readers.all) {
-    AddToKeys<kD>(args.backward, *item.chunk, keys, dk, dv);
-    return;
-  }
-  StoreSums<kD>(dk, sums);
-  StoreSums<kD>(dv, sums + kSumFloats<kD> / 2);
-  __threadfence();
-  NamedBarrier(kKeysBarrier, kWarpgroup);
-  if (threadIdx.x == 0) StoreReleased(args.added + index, count);
-}
-
 // Grid: one block for a (chunk, KV head, block, piece), in that order. Block: a warpgroup that
 // multiplies, then one that copies.
 template <int kD>
@@ -498,56 +311,6 @@ __global__ void __launch_bounds__(kThreads, 2)
     Multiply<kD>(args.backward.attention, steps, shared, dk, dv);
     HandOn<kD>(args, item, dk, dv);
   }
-}
-
-// How many queries come into a chunk: as many as the L2 cache holds the rows of, or a 32nd of all,
-// so that most chunks hold some dozens of the readers of most blocks; and ever fewer towards the
-// end, so that the last blocks of threads are soon done. Multiples of kListChunk.
-struct ChunkRule {
-  int64_t most, least;
-
-  explicit ChunkRule(int64_t all_queries)
-      : most(std::max(kMostQueries, Rounded(all_queries / 32))),
-        least(std::max(kLeastQueries, Rounded(all_queries / 128))) {}
-
-  // Of the first chunk of the last `left` queries of all.
-  int64_t Queries(int64_t left) const { return std::clamp(Rounded(left / 2), least, most); }
-
- private:
-  static int64_t Rounded(int64_t queries) { return queries / kListChunk * kListChunk; }
-};
-
-struct KeysPlan {
-  std::vector<KeyChunk> chunks;
-  int64_t items = 0, blocks = 0;
-};
-
-KeysPlan PlanKeys(const BlockAttention& attention, const AttentionArgs& args, int64_t pieces) {
-  int64_t left = 0, first_cell = 0;
-  for (const Segment& segment : attention.segments) left += segment.query_count;
-  const ChunkRule rule(left);
-  KeysPlan plan;
-  for (const Segment& segment : attention.segments) {
-    KeyChunk chunk = {.query_begin = segment.query_begin,
-                      .key_begin = segment.key_begin,
-                      .first_position = segment.first_position,
-                      .key_count = segment.key_count(),
-                      .first_block = plan.blocks,
-                      .segment_blocks = CeilDivide(segment.key_count(), args.block_size),
-                      .first_cell = first_cell};
-    for (int64_t end = 0; end < segment.query_count; left -= chunk.queries) {
-      chunk.first_query = end;
-      chunk.queries = std::min(segment.query_count - end, rule.Queries(left));
-      end += chunk.queries;
-      chunk.blocks = CeilDivide(segment.first_position + end, args.block_size);
-      chunk.first_item = plan.items;
-      plan.items += chunk.blocks * pieces * args.key_heads;
-      plan.chunks.push_back(chunk);
-    }
-    plan.blocks += chunk.segment_blocks;
-    first_cell += chunk.segment_blocks * CeilDivide(segment.query_count, kListChunk);
-  }
-  return plan;
 }
 
 template <int kD>
