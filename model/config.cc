@@ -137,10 +137,10 @@ absl::Status ModelConfig::Validate() const {
                      absl::StrCat(lightning.heads, " entries, one per head"));
     }
     if (std::any_of(lightning.slopes.begin(), lightning.slopes.end(),
-                    [](double slope) { return !(slope >= 0); })) {
+                    [](double slope) { return !(slope >= 0 && std::isfinite(slope)); })) {
       return absl::InvalidArgumentError(
-          "model config: lightning.slopes has a negative entry; a decay is exp(-slope) with slope "
-          ">= 0");
+          "model config: lightning.slopes has a negative or infinite entry; a decay is exp(-slope) "
+          "with a finite slope >= 0");
     }
   }
   return absl::OkStatus();

@@ -38,7 +38,8 @@ class Runtime {
   // Whether kernels of warpgroup.cuh run here.
   bool has_warpgroups() const { return properties_.major == 9; }
   // Whether one kernel may hold every multiprocessor until all its blocks have begun: not where MPS
-  // lets processes share the device.
+  // lets processes share the device. A process has one Runtime to a device, and all it runs there
+  // goes through the one stream.
   bool has_whole_device() const { return has_whole_device_; }
   Products& products() { return *products_; }
   CudnnAttention* cudnn_attention();       // opened when first asked for; null where there is none

@@ -1,5 +1,6 @@
 #include "model/config.h"
 
+#include <limits>
 #include <string>
 
 #include <gmock/gmock.h>
@@ -39,6 +40,18 @@ TEST(ModelConfigTest, RopeScalingThatWouldDivideByZeroIsRefused) {
   EXPECT_EQ(message(), "");
   config.rope.original_max_positions = 1;
   EXPECT_THAT(message(), HasSubstr("rope.original_max_positions is 1"));
+}
+
+TEST(ModelConfigTest, SlopesThatAreNoDecayAreRefused) {
+  ModelConfig config = TinyHybridConfig(2, {0});
+  const auto heads = static_cast<size_t>(config.lightning.heads);
+  for (const double slope :
+       {-0.25, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    config.lightning.slopes.assign(heads, 0.25);
+    ASSERT_TRUE(config.Validate().ok()) << config.Validate();
+    config.lightning.slopes.back() = slope;
+    EXPECT_THAT(std::string(config.Validate().message()), HasSubstr("lightning.slopes"));
+  }
 }
 
 }  // namespace

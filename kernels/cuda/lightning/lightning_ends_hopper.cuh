@@ -17,9 +17,11 @@ __device__ inline int64_t StateOffset(const LightningSweepArgs& args, const Walk
 
 // Tells the runs that wait for a piece that this warpgroup's part is in place.
 __device__ inline void AnnouncePiece(int32_t* written) {
-  __threadfence();
   SyncGroup();
-  if (threadIdx.x % kWarpgroup == 0) atomicAdd(written, 1);
+  if (threadIdx.x % kWarpgroup == 0) {
+    __threadfence();
+    atomicAdd(written, 1);
+  }
 }
 
 __device__ inline void WaitForPiece(const int32_t* written) {
@@ -39,6 +41,7 @@ __device__ inline void SumPieces(const LightningSweepArgs& args, const Walk& wal
   const int64_t first = (walk.run.start_scratch - count + 1) * heads + walk.head.index;
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   if (thread < count) WaitForPiece(product.written + first + thread * heads);
+  __syncwarp();
   SyncGroup();
 #pragma unroll 1
   for (int32_t i = 0; i < count; ++i) {

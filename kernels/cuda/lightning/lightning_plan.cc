@@ -133,7 +133,7 @@ std::vector<LightningHead> DescribeLightningHeads(absl::Span<const double> slope
   std::vector<LightningHead> heads;
   for (size_t i = 0; i < slopes.size(); ++i) {
     const double slope = slopes[i];
-    SALAMANDER_CHECK(slope >= 0) << "slope " << slope << " of head " << i;
+    SALAMANDER_CHECK(slope >= 0 && std::isfinite(slope)) << "slope " << slope << " of head " << i;
     const double tokens = kMemory / slope;
     constexpr auto kAll = std::numeric_limits<int32_t>::max();
     heads.push_back(
