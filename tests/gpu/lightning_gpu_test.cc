@@ -181,11 +181,14 @@ TEST(LightningGpuTest, EverySlopeEqualsTheRecurrenceByItself) {
   GpuContext gpu(kTensorBytes, kTensorBytes);
   for (const double slope : {0.0, 4e-8, 0x1p-8, 0.05, 0.25, 0.84, 7.75, 1000.0}) {
     SCOPED_TRACE(slope);
-    LightningProblem problem =
-        RoundedProblem({.documents = {2000, 70, 5}, .heads = 1, .dim = 64, .has_states = true});
-    problem.slopes[0] = slope;
-    ExpectOutput(problem, ForwardOnGpu(gpu, problem), ReferenceForward(problem));
-    ExpectGradients(problem, BackwardOnGpu(gpu, problem), ReferenceBackward(problem));
+    for (const LightningShape& shape :
+         {LightningShape{.documents = {2000, 70, 5}, .heads = 1, .dim = 64, .has_states = true},
+          LightningShape{.documents = {2000, 70, 5}, .heads = 1, .dim = 128}}) {
+      LightningProblem problem = RoundedProblem(shape);
+      problem.slopes[0] = slope;
+      ExpectOutput(problem, ForwardOnGpu(gpu, problem), ReferenceForward(problem));
+      ExpectGradients(problem, BackwardOnGpu(gpu, problem), ReferenceBackward(problem));
+    }
   }
 }
 
@@ -223,6 +226,16 @@ TEST(LightningGpuTest, LongDocumentEqualsTheRecurrence) {
   LightningProblem problem =
       RoundedProblem({.documents = {kLongTokens}, .heads = 2, .dim = 16, .has_states = true});
   problem.slopes = {4e-8, 0x1p-8};
+  ExpectOutput(problem, ForwardOnGpu(gpu, problem), ReferenceForward(problem));
+  ExpectGradients(problem, BackwardOnGpu(gpu, problem), ReferenceBackward(problem));
+}
+
+// With as many heads as a model has, a run is long enough to be summed in several pieces.
+TEST(LightningGpuTest, LongRunsOfSeveralPiecesEqualTheRecurrence) {
+  SKIP_WITHOUT_GPU_MEMORY(int64_t{6} << 30);
+  GpuContext gpu(int64_t{4} << 30, int64_t{1} << 30);
+  const LightningProblem problem =
+      RoundedProblem({.documents = {20000, 700}, .heads = 32, .dim = 128});
   ExpectOutput(problem, ForwardOnGpu(gpu, problem), ReferenceForward(problem));
   ExpectGradients(problem, BackwardOnGpu(gpu, problem), ReferenceBackward(problem));
 }
@@ -379,6 +392,7 @@ TEST(LightningGpuTest, RepeatsBitForBit) {
   GpuContext gpu(kTensorBytes, kTensorBytes);
   for (const LightningShape& shape :
        {LightningShape{.documents = {2500}, .dim = 128, .has_states = true},
+        LightningShape{.documents = {2500, 300}, .dim = 128},
         LightningShape{.documents = {64, 1, 900, 200}, .dim = 80, .has_states = true}}) {
     SCOPED_TRACE(Describe(shape));
     const LightningProblem problem = RoundedProblem(shape);
