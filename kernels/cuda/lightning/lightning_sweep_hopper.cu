@@ -19,10 +19,12 @@
 // registers; value^T comes by a transposing ldmatrix. Tokens are the right operand's columns. out^T
 // leaves by a transposing stmatrix and whole 128-byte lines.
 //
-// Shared memory: 4 stages of 3 x 16 KiB, P twice 8 KiB, outputs 2 x 8 KiB, weights: 226 KiB.
+// Shared memory: 4 stages of 3 x 16 KiB, P twice 8 KiB, outputs 2 x 8 KiB, weights: all of 227 KiB.
 // Registers: loads 48, scores 80, state 192 (S 64, its bf16 copy 32, out 32, value^T 16).
 #include <algorithm>
+#include <limits>
 
+#include "kernels/base/logging.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/lightning/lightning_ends_hopper.cuh"
 #include "kernels/cuda/lightning/lightning_kernels.h"
@@ -418,6 +420,7 @@ absl::Status LaunchLightningWarpgroupSweep(const ExecutionContext& context,
                                            const LightningSweepArgs& args) {
   const int64_t walks = int64_t{args.run_count} * args.shape.heads * args.product_count +
                         int64_t{args.piece_count} * args.states.walk_count;
+  SALAMANDER_CHECK(walks <= std::numeric_limits<int32_t>::max()) << walks << " walks";
   const int64_t blocks = std::min<int64_t>(walks, context.cuda->multiprocessors());
   return Launch(context, "WarpgroupSweepKernel", WarpgroupSweepKernel,
                 {.grid = {blocks}, .block = kThreads, .shared_bytes = sizeof(Shared)}, args);

@@ -33,6 +33,7 @@ struct Shared {
   uint64_t stage_full[kStages], stage_free[kStages];
   uint64_t score_full[kScoreBuffers], score_free[kScoreBuffers];
 };
+static_assert(sizeof(Shared) <= 227 * 1024);  // what a block may have
 
 constexpr int kWarpsOfGroup = kWarpgroup / kWarp;
 
