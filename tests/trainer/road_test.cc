@@ -154,6 +154,31 @@ TEST_F(RoadTest, ThePlanKnowsModelsBeforeTheyAreThere) {
   EXPECT_EQ((*walked)[1].models.base, *hybrid);
 }
 
+TEST_F(RoadTest, ThePlanKnowsATeacherThatAnEarlierStepWillLeave) {
+  const auto plan = [&](const std::string& teacher) -> absl::StatusOr<std::vector<PlannedStep>> {
+    const auto recipe =
+        ReadRecipe(directory_ / "road.yaml", {absl::StrCat("teacher=", directory_ / teacher)});
+    if (!recipe.ok()) return recipe.status();
+    return PlanTrainSteps(*recipe);
+  };
+  const auto planned = plan("road/./steps/00-candidates/");
+  ASSERT_TRUE(planned.ok()) << planned.status();
+  ASSERT_TRUE((*planned)[0].models.teacher.has_value());
+  EXPECT_EQ(*(*planned)[0].models.teacher, (*planned)[0].models.base);
+  EXPECT_FALSE(plan("road/steps/00-candidate").ok());
+}
+
+TEST_F(RoadTest, ThePlanAsksForNoModelThatIsBehindIt) {
+  ASSERT_TRUE(Train("road.yaml").ok());
+  std::filesystem::remove_all(directory_ / "base");
+  const auto recipe =
+      ReadRecipe(directory_ / "road.yaml",
+                 {absl::StrCat("teacher=", directory_ / "road/steps/00-candidates")});
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const auto planned = PlanTrainSteps(*recipe);
+  EXPECT_TRUE(planned.ok()) << planned.status();
+}
+
 TEST_F(RoadTest, AConversionThatDoesNotFitIsToldByThePlan) {
   TrainCommand train;
   train.recipe = directory_ / "road.yaml";
