@@ -32,16 +32,34 @@ enum class ParameterRole {
   kHead
 };
 
+// One of the ranks that a model's weights are split among (tensor parallelism).
+struct TensorShard {
+  int rank = 0;
+  int ranks = 1;
+};
+
+// What a rank holds of a parameter that is split: `shape` is then shorter than `whole_shape` on one
+// axis. Heads go to ranks in order; ranks that share a head of keys and values hold the same rows.
 struct ParameterSpec {
   std::string name;            // "layers.3.mixer.query.weight"
-  std::vector<int64_t> shape;  // [out, in] or [size]
+  std::vector<int64_t> shape;  // [out, in] or [size], of the rank's part
   ParameterKind kind = ParameterKind::kMatrix;
   ParameterRole role = ParameterRole::kMlp;
-  int64_t layer = -1;  // -1 outside the layers
-  int64_t offset = 0;  // elements into the flat buffer, 64-element aligned
+  int64_t layer = -1;                // -1 outside the layers
+  int64_t offset = 0;                // elements into the flat buffer, 64-element aligned
+  std::vector<int64_t> whole_shape;  // of the model's parameter
+  int split_axis = 0;
+  int64_t split_begin = 0;  // where the part begins on that axis
+  int holders = 1;          // ranks that hold these same elements: neighbours in the tensor group
+  int holder = 0;           // this one among them
 
   int64_t size() const;
+  // Where the part's element `index` lies in the whole.
+  int64_t WholeIndex(int64_t index) const;
 };
+
+// Fails where the model cannot be split among so many ranks, naming what does not divide.
+absl::Status CheckTensorShards(const ModelConfig& config, int ranks);
 
 // Names, in order: "embedding.weight" [V, C]; per layer i "layers.{i}." + "input_norm.weight",
 // "post_norm.weight" [C], "mlp.gate.weight", "mlp.up.weight" [F, C], "mlp.down.weight" [C, F], and
@@ -49,21 +67,32 @@ struct ParameterSpec {
 // "key.weight", "value.weight" [Hkv*D, C], "output.weight" [C, H*D], and where the config has them
 // "query_norm.weight", "key_norm.weight" [D], "output_norm.weight" [H*D], "gate.weight" [H*D, C];
 // "final_norm.weight" [C]; "head.weight" [V, C] unless tied.
+// Split among tensor ranks: embedding and head by V; query, key, value, gate and output_norm by
+// heads, output's columns with them; mlp by F. Other norms are on every rank.
 class ParameterLayout {
  public:
-  explicit ParameterLayout(const ModelConfig& config);
+  // Requires: CheckTensorShards(config, shard.ranks).
+  explicit ParameterLayout(const ModelConfig& config, const TensorShard& shard = {});
 
+  const TensorShard& shard() const { return shard_; }
   absl::Span<const ParameterSpec> specs() const { return specs_; }
   int64_t total_size() const { return total_size_; }  // elements, padding included
-  int64_t parameter_count() const;                    // elements that are parameters
+  int64_t parameter_count() const;                    // of the whole model
   const ParameterSpec* Find(
       const std::string& name) const;  // null where the model has none of that name
 
  private:
-  void Add(const std::string& name, std::vector<int64_t> shape, ParameterKind kind,
-           ParameterRole role, int64_t layer);
+  // How a parameter is split: whole where `units` is 0; else `axis` holds that many heads or rows,
+  // which the ranks share out.
+  struct Split {
+    int axis = 0;
+    int64_t units = 0;
+  };
+  void Add(const std::string& name, std::vector<int64_t> shape, const Split& split,
+           ParameterKind kind, ParameterRole role, int64_t layer);
   void AddMixer(const ModelConfig& config, MixerKind mixer, ParameterRole role, int64_t layer);
 
+  TensorShard shard_;
   std::vector<ParameterSpec> specs_;
   std::map<std::string, size_t> index_;
   int64_t total_size_ = 0;
@@ -98,8 +127,8 @@ absl::Status CopyParameters(const ExecutionContext& context, const ParameterBuff
                             const ParameterBuffer& device);
 
 // Fills the weights, on the host, as a model trained from scratch starts: Normal(0,
-// initializer_range) for matrices, ones for norms; a pure function of (seed, parameter name), so
-// that it depends on neither order nor layout.
+// initializer_range) for matrices, ones for norms; a pure function of (seed, parameter name, place
+// in the whole parameter), so that it depends on neither order nor layout.
 void InitializeWeights(const ModelConfig& config, const ParameterLayout& layout, uint64_t seed,
                        ParameterBuffer& weights);
 

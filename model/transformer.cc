@@ -79,7 +79,8 @@ MixerPass Transformer::PassOf(const ForwardPass& pass, const Activations& tables
   return {.execution = pass.execution,
           .segments = pass.segments,
           .rope = kind == MixerKind::kLightning ? tables.lightning_rope : tables.softmax_rope,
-          .cache = pass.cache == nullptr ? nullptr : &pass.cache->layer(layer)};
+          .cache = pass.cache == nullptr ? nullptr : &pass.cache->layer(layer),
+          .parallel = pass.parallel};
 }
 
 absl::Status Transformer::MakeTables(const ForwardPass& pass, DType dtype,

@@ -19,6 +19,7 @@
 #include "model/layers/mixer.h"
 #include "model/layers/mlp.h"
 #include "model/model_tensors.h"
+#include "model/parallel/parallel_context.h"
 #include "model/recomputation.h"
 
 namespace salamander {
@@ -42,6 +43,7 @@ struct ForwardPass {
       {};        // [layers] run the candidate in place of the layer's own mixer
   MixerTap tap;  // or empty
   absl::Span<const Recomputation> recomputation = {};  // [layers]; empty: kNone
+  const ParallelContext* parallel = nullptr;  // null: one rank holds the model and every token
 };
 
 // Inverse norms are in the activations' StatisticsType.

@@ -13,6 +13,7 @@
 #include "model/decode_cache.h"
 #include "model/layers/rope.h"
 #include "model/model_tensors.h"
+#include "model/parallel/parallel_context.h"
 
 namespace salamander {
 
@@ -22,6 +23,7 @@ struct MixerPass {
   Segments segments;
   RotaryTables rope;                  // for this mixer's head dimension; empty where it has no RoPE
   const LayerCache* cache = nullptr;  // generation: keys reach back and states go on
+  const ParallelContext* parallel = nullptr;  // null: one rank holds all heads and every token
 };
 
 // Saved by the forward for the backward. Views into the arena; empty where a mixer has no such

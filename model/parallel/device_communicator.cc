@@ -27,7 +27,7 @@ void EndProcess(const absl::Status& status) {
 
 absl::StatusOr<std::unique_ptr<Communicator>> DeviceCommunicator(
     std::unique_ptr<Communicator> host, const ExecutionContext& execution) {
-  if (host->size() == 1) return SingleRankCommunicator();
+  if (host->size() == 1) return SingleRankCommunicator(host->name(), execution);
   if (execution.device.kind == DeviceKind::kCpu) return host;
 #ifdef SALAMANDER_HAS_NCCL
   ASSIGN_OR_RETURN(const bool has_own_device, HasOwnDeviceEach(execution.device, *host));

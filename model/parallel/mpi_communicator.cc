@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <functional>
 #include <thread>
 #include <utility>
 
@@ -10,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "kernels/base/bfloat16.h"
 #include "kernels/base/status_macros.h"
 
 namespace salamander {
@@ -17,6 +19,9 @@ namespace {
 
 // MPI counts are int; longer buffers go in pieces.
 constexpr int64_t kLargestCount = int64_t{1} << 28;
+
+// Of one step of a sum over ranks' parts, for each rank; bounds the memory it takes.
+constexpr int64_t kSumElements = int64_t{1} << 20;
 
 absl::Status MpiStatus(int code, absl::string_view operation, int rank) {
   if (code == MPI_SUCCESS) return absl::OkStatus();
@@ -39,14 +44,45 @@ MPI_Datatype TypeOf(DType dtype) {
     case DType::kBFloat16:
       break;
   }
-  SALAMANDER_CHECK(false) << "MPI has no type for " << Name(dtype);
+  SALAMANDER_CHECK(false) << "MPI adds no " << Name(dtype);
   return MPI_DATATYPE_NULL;
+}
+
+// to[i] = the parts' elements i, added in the parts' order.
+template <typename Element, typename Load, typename Store>
+void AddParts(const Element* parts, int64_t count, int ranks, Element* to, const Load& load,
+              const Store& store) {
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < count; ++i) {
+    auto total = load(parts[i]);
+    for (int rank = 1; rank < ranks; ++rank) total += load(parts[rank * count + i]);
+    to[i] = store(total);
+  }
+}
+
+// bf16 is added in fp32, others in their own type.
+void AddParts(const char* parts, int ranks, const TensorView& sum) {
+  const auto add = [&]<typename Element>(Element, const auto& load, const auto& store) {
+    AddParts(reinterpret_cast<const Element*>(parts), sum.size(), ranks,
+             static_cast<Element*>(sum.raw()), load, store);
+  };
+  switch (sum.dtype()) {
+    case DType::kFloat32:
+      return add(0.0F, std::identity(), std::identity());
+    case DType::kFloat64:
+      return add(0.0, std::identity(), std::identity());
+    case DType::kBFloat16:
+      return add(uint16_t{0}, FloatOfBfloat16, Bfloat16OfFloat);
+    case DType::kInt32:
+      break;
+  }
+  SALAMANDER_CHECK(false) << "no sum of " << Name(sum.dtype());
 }
 
 // Owns its MPI communicator.
 class MpiCommunicator : public Communicator {
  public:
-  explicit MpiCommunicator(MPI_Comm comm) : comm_(comm) {
+  MpiCommunicator(absl::string_view name, MPI_Comm comm) : Communicator(name), comm_(comm) {
     MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
     MPI_Comm_rank(comm_, &rank_);
     MPI_Comm_size(comm_, &size_);
@@ -57,15 +93,10 @@ class MpiCommunicator : public Communicator {
   int size() const override { return size_; }
   std::string transport() const override { return "MPI"; }
 
-  absl::Status AllReduceSum(const TensorView& buffer) override {
-    return InPieces(buffer, [&](void* data, int count) {
-      return Check(MPI_Allreduce(MPI_IN_PLACE, data, count, TypeOf(buffer.dtype()), MPI_SUM, comm_),
-                   "all-reduce (sum)");
-    });
-  }
-
+  using Communicator::AllGather;
+  using Communicator::AllReduceSum;
   absl::Status AllReduceSum(absl::Span<double> values) override {
-    return AllReduceSum(TensorView::Of(values.data(), {static_cast<int64_t>(values.size())}));
+    return DoAllReduceSum(TensorView::Of(values.data(), {static_cast<int64_t>(values.size())}));
   }
 
   absl::Status AllReduceMax(absl::Span<int64_t> values) override {
@@ -74,25 +105,95 @@ class MpiCommunicator : public Communicator {
                  "all-reduce (max)");
   }
 
-  absl::Status Broadcast(const TensorView& buffer, int root) override {
-    return InPieces(buffer, [&](void* data, int count) {
-      return Check(MPI_Bcast(data, count, TypeOf(buffer.dtype()), root, comm_), "broadcast");
-    });
-  }
-
   absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view text) override;
 
   absl::Status Barrier() override { return Check(MPI_Barrier(comm_), "barrier"); }
 
-  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color) override {
+  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, absl::string_view name) override {
     MPI_Comm part = MPI_COMM_NULL;
     RETURN_IF_ERROR(Check(MPI_Comm_split(comm_, color, rank_, &part), "split"));
-    return std::make_unique<MpiCommunicator>(part);
+    return std::make_unique<MpiCommunicator>(name, part);
   }
 
  private:
   absl::Status Check(int code, absl::string_view operation) const {
     return MpiStatus(code, operation, rank_);
+  }
+
+  absl::Status DoAllReduceSum(const TensorView& buffer) override {
+    return InPieces(buffer, [&](void* data, int count) {
+      return Check(MPI_Allreduce(MPI_IN_PLACE, data, count, TypeOf(buffer.dtype()), MPI_SUM, comm_),
+                   "all-reduce (sum)");
+    });
+  }
+
+  absl::Status DoBroadcast(const TensorView& buffer, int root) override {
+    return InPieces(buffer, [&](void* data, int count) {
+      return Check(MPI_Bcast(data, count, TypeOf(buffer.dtype()), root, comm_), "broadcast");
+    });
+  }
+
+  absl::Status DoAllGather(const TensorView& mine, const TensorView& all) override {
+    return InBlocks(mine.bytes(), [&](int64_t begin, MPI_Datatype strided, int bytes) {
+      return Check(MPI_Allgather(BytesOf(mine) + begin, bytes, MPI_BYTE, BytesOf(all) + begin, 1,
+                                 strided, comm_),
+                   "all-gather");
+    });
+  }
+
+  // Through all-to-all, so that the sum goes in the order of ranks.
+  absl::Status DoReduceScatterSum(const TensorView& all, const TensorView& mine) override {
+    const int64_t piece = std::min(kSumElements, mine.size());
+    const auto element = static_cast<int64_t>(SizeOf(mine.dtype()));
+    std::vector<char> parts(static_cast<size_t>(size_ * piece * element));
+    const TensorView flat = mine.Reshape({mine.size()});
+    for (int64_t begin = 0; begin < mine.size(); begin += piece) {
+      const int64_t count = std::min(piece, mine.size() - begin);
+      RETURN_IF_ERROR(WithStrided(mine.bytes(), count * element, [&](MPI_Datatype strided) {
+        return Check(MPI_Alltoall(BytesOf(all) + begin * element, 1, strided, parts.data(),
+                                  static_cast<int>(count * element), MPI_BYTE, comm_),
+                     "reduce-scatter");
+      }));
+      AddParts(parts.data(), size_, flat.Rows(begin, count));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status DoAllToAll(const TensorView& sent, const TensorView& received) override {
+    return InBlocks(sent.bytes() / size_, [&](int64_t begin, MPI_Datatype strided, int) {
+      return Check(MPI_Alltoall(BytesOf(sent) + begin, 1, strided, BytesOf(received) + begin, 1,
+                                strided, comm_),
+                   "all-to-all");
+    });
+  }
+
+  static char* BytesOf(const TensorView& tensor) { return static_cast<char*>(tensor.raw()); }
+
+  // With a type of `bytes` bytes whose next element begins `stride` bytes on: the same bytes of
+  // every rank's part.
+  template <typename Use>
+  absl::Status WithStrided(int64_t stride, int64_t bytes, const Use& use) const {
+    MPI_Datatype block = MPI_DATATYPE_NULL, strided = MPI_DATATYPE_NULL;
+    RETURN_IF_ERROR(Check(MPI_Type_contiguous(static_cast<int>(bytes), MPI_BYTE, &block), "type"));
+    RETURN_IF_ERROR(Check(MPI_Type_create_resized(block, 0, stride, &strided), "type"));
+    MPI_Type_free(&block);
+    RETURN_IF_ERROR(Check(MPI_Type_commit(&strided), "type"));
+    const absl::Status status = use(strided);
+    MPI_Type_free(&strided);
+    return status;
+  }
+
+  // A part of `stride` bytes for each rank, in pieces that MPI can count: from byte `begin` of
+  // every part on so many bytes.
+  template <typename Use>
+  absl::Status InBlocks(int64_t stride, const Use& use) const {
+    for (int64_t begin = 0; begin < stride; begin += kLargestCount) {
+      const int64_t bytes = std::min(kLargestCount, stride - begin);
+      RETURN_IF_ERROR(WithStrided(stride, bytes, [&](MPI_Datatype strided) {
+        return use(begin, strided, static_cast<int>(bytes));
+      }));
+    }
+    return absl::OkStatus();
   }
 
   template <typename Collective>
@@ -153,7 +254,7 @@ absl::StatusOr<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Start() {
   MPI_Comm world = MPI_COMM_NULL;
   RETURN_IF_ERROR(MpiStatus(MPI_Comm_dup(MPI_COMM_WORLD, &world), "duplicate the world", -1));
   return std::unique_ptr<MpiEnvironment>(
-      new MpiEnvironment(true, std::make_unique<MpiCommunicator>(world)));
+      new MpiEnvironment(true, std::make_unique<MpiCommunicator>("world", world)));
 }
 
 MpiEnvironment::~MpiEnvironment() {

@@ -94,7 +94,8 @@ ncclDataType_t TypeOf(DType dtype) {
 class Nccl : public Communicator {
  public:
   Nccl(std::unique_ptr<Communicator> host, const NcclOptions& options, OwnedComm comm)
-      : host_(std::move(host)),
+      : Communicator(host->name()),
+        host_(std::move(host)),
         options_(options),
         comm_(std::move(comm)),
         marks_(options.execution),
@@ -113,19 +114,8 @@ class Nccl : public Communicator {
   int size() const override { return host_->size(); }
   std::string transport() const override { return "NCCL"; }
 
-  absl::Status AllReduceSum(const TensorView& buffer) override {
-    return Enqueue("all-reduce (sum)", buffer, [&] {
-      return ncclAllReduce(buffer.raw(), buffer.raw(), static_cast<size_t>(buffer.size()),
-                           TypeOf(buffer.dtype()), ncclSum, comm_.get(), stream());
-    });
-  }
-  absl::Status Broadcast(const TensorView& buffer, int root) override {
-    return Enqueue("broadcast", buffer, [&] {
-      return ncclBroadcast(buffer.raw(), buffer.raw(), static_cast<size_t>(buffer.size()),
-                           TypeOf(buffer.dtype()), root, comm_.get(), stream());
-    });
-  }
-
+  using Communicator::AllGather;
+  using Communicator::AllReduceSum;
   absl::Status AllReduceSum(absl::Span<double> values) override {
     return host_->AllReduceSum(values);
   }
@@ -136,12 +126,58 @@ class Nccl : public Communicator {
     return host_->AllGather(text);
   }
   absl::Status Barrier() override { return host_->Barrier(); }
-  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color) override {
-    ASSIGN_OR_RETURN(auto part, host_->Split(color));
+  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, absl::string_view name) override {
+    ASSIGN_OR_RETURN(auto part, host_->Split(color, name));
     return NcclCommunicator(std::move(part), options_);
   }
 
  private:
+  absl::Status DoAllReduceSum(const TensorView& buffer) override {
+    return Enqueue("all-reduce (sum)", buffer, [&] {
+      return ncclAllReduce(buffer.raw(), buffer.raw(), static_cast<size_t>(buffer.size()),
+                           TypeOf(buffer.dtype()), ncclSum, comm_.get(), stream());
+    });
+  }
+  absl::Status DoBroadcast(const TensorView& buffer, int root) override {
+    return Enqueue("broadcast", buffer, [&] {
+      return ncclBroadcast(buffer.raw(), buffer.raw(), static_cast<size_t>(buffer.size()),
+                           TypeOf(buffer.dtype()), root, comm_.get(), stream());
+    });
+  }
+  absl::Status DoAllGather(const TensorView& mine, const TensorView& all) override {
+    return Enqueue("all-gather", all, [&] {
+      return ncclAllGather(mine.raw(), all.raw(), static_cast<size_t>(mine.size()),
+                           TypeOf(mine.dtype()), comm_.get(), stream());
+    });
+  }
+  absl::Status DoReduceScatterSum(const TensorView& all, const TensorView& mine) override {
+    return Enqueue("reduce-scatter (sum)", all, [&] {
+      return ncclReduceScatter(all.raw(), mine.raw(), static_cast<size_t>(mine.size()),
+                               TypeOf(mine.dtype()), ncclSum, comm_.get(), stream());
+    });
+  }
+  absl::Status DoAllToAll(const TensorView& sent, const TensorView& received) override {
+    return Enqueue("all-to-all", sent, [&] { return SendAndReceive(sent, received); });
+  }
+
+  // Every rank's part, in one group of calls.
+  ncclResult_t SendAndReceive(const TensorView& sent, const TensorView& received) const {
+    const int64_t rows = sent.dim(0) / size();
+    const auto count = static_cast<size_t>(rows * sent.row_size());
+    const ncclDataType_t type = TypeOf(sent.dtype());
+    ncclResult_t state = ncclGroupStart();
+    for (int peer = 0; peer < size(); ++peer) {
+      state =
+          ncclSend(sent.Rows(peer * rows, rows).raw(), count, type, peer, comm_.get(), stream());
+      if (state != ncclSuccess && state != ncclInProgress) break;
+      state = ncclRecv(received.Rows(peer * rows, rows).raw(), count, type, peer, comm_.get(),
+                       stream());
+      if (state != ncclSuccess && state != ncclInProgress) break;
+    }
+    const ncclResult_t ended = ncclGroupEnd();
+    return state == ncclSuccess || state == ncclInProgress ? ended : state;
+  }
+
   cudaStream_t stream() const { return cuda::StreamOf(options_.execution); }
   absl::Status StatusOf(ncclResult_t result, const char* operation) const {
     return NcclStatus(result, operation, rank(), options_.execution.device);

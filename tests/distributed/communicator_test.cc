@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
+#include "model/parallel/device_communicator.h"
 #include "model/parallel/parallel_context.h"
 #include "model/parallel/staged_communicator.h"
 #include "tests/distributed/world.h"
@@ -30,6 +32,105 @@ void ExpectSameBits(const TensorView& view) {
   ASSERT_TRUE(all.ok()) << all.status();
   for (size_t rank = 1; rank < all->size(); ++rank)
     EXPECT_TRUE((*all)[rank] == all->front()) << "rank " << rank << " holds other bits";
+}
+
+// Of rank `rank`, of which each rank makes its own.
+TestTensor PartOf(int rank, DType dtype, int64_t rows) {
+  return TestTensor::Normal(dtype, {rows, 3}, static_cast<uint64_t>(rank) + 1);
+}
+
+// Both ways that tensors of the host travel: whole, and in pieces of 256 bytes.
+std::unique_ptr<Communicator> StagedWorld() {
+  auto everyone = World().Split(0, "test");
+  SALAMANDER_CHECK(everyone.ok()) << everyone.status().ToString();
+  return StagedCommunicator(*std::move(everyone), {}, 256);
+}
+
+enum class Way { kWhole, kStaged };
+
+class PartsTest : public testing::TestWithParam<std::tuple<Way, DType>> {
+ protected:
+  Communicator& ranks() { return std::get<0>(GetParam()) == Way::kWhole ? World() : *staged_; }
+  static DType dtype() { return std::get<1>(GetParam()); }
+
+ private:
+  std::unique_ptr<Communicator> staged_ = StagedWorld();
+};
+
+INSTANTIATE_TEST_SUITE_P(WaysAndDTypes, PartsTest,
+                         testing::Combine(testing::Values(Way::kWhole, Way::kStaged),
+                                          testing::Values(DType::kFloat32, DType::kFloat64,
+                                                          DType::kBFloat16)),
+                         [](const auto& given) {
+                           return std::string(std::get<0>(given.param) == Way::kWhole ? "Whole"
+                                                                                      : "Staged") +
+                                  std::string(Name(std::get<1>(given.param)));
+                         });
+
+constexpr int64_t kPartRows = 67;  // three to six pieces
+
+TEST_P(PartsTest, AllGatherPutsEveryRanksRowsInTheirPlace) {
+  const int64_t rows = kPartRows * ranks().size();
+  const TestTensor mine = PartOf(ranks().rank(), dtype(), kPartRows);
+  TestTensor all(dtype(), {rows, 3});
+  const TensorView in_place = all.View().Rows(kPartRows * ranks().rank(), kPartRows);
+  ASSERT_TRUE(ranks().AllGather(mine.View(), all.View()).ok());
+  for (int pass = 0; pass < 2; ++pass) {
+    for (int rank = 0; rank < ranks().size(); ++rank) {
+      EXPECT_TRUE(BitwiseEqual(all.View().Rows(kPartRows * rank, kPartRows),
+                               PartOf(rank, dtype(), kPartRows).View()))
+          << "rank " << rank << (pass == 0 ? "" : " in place");
+    }
+    ASSERT_TRUE(ranks().AllGather(in_place, all.View()).ok());
+  }
+}
+
+TEST_P(PartsTest, ReduceScatterGivesEachRankItsRowsOfTheSumInTheOrderOfRanks) {
+  const int64_t rows = kPartRows * ranks().size();
+  const TestTensor mine = PartOf(ranks().rank(), dtype(), rows);
+  const TestTensor sum(dtype(), {kPartRows, 3});
+  ASSERT_TRUE(ranks().ReduceScatterSum(mine.View(), sum.View()).ok());
+  TestTensor expected(dtype(), {kPartRows, 3});
+  for (int64_t i = 0; i < expected.size(); ++i) {
+    const int64_t at = kPartRows * 3 * ranks().rank() + i;
+    double exact = 0.0;
+    float in_fp32 = 0.0F;
+    for (int rank = 0; rank < ranks().size(); ++rank) {
+      const double part = PartOf(rank, dtype(), rows).At(at);
+      exact += part;
+      in_fp32 += static_cast<float>(part);
+    }
+    expected.Set(i, dtype() == DType::kFloat64 ? exact : static_cast<double>(in_fp32));
+  }
+  EXPECT_TRUE(BitwiseEqual(sum.View(), expected.View()));
+}
+
+TEST_P(PartsTest, AllToAllExchangesTheRanksParts) {
+  const int64_t rows = kPartRows * ranks().size();
+  const TestTensor sent = PartOf(ranks().rank(), dtype(), rows);
+  const TestTensor received(dtype(), {rows, 3});
+  ASSERT_TRUE(ranks().AllToAll(sent.View(), received.View()).ok());
+  for (int rank = 0; rank < ranks().size(); ++rank) {
+    EXPECT_TRUE(BitwiseEqual(
+        received.View().Rows(kPartRows * rank, kPartRows),
+        PartOf(rank, dtype(), rows).View().Rows(kPartRows * ranks().rank(), kPartRows)));
+  }
+}
+
+TEST_P(PartsTest, CountsCallsAndBytes) {
+  const Traffic before = ranks().traffic();
+  const int64_t rows = kPartRows * ranks().size();
+  const TestTensor mine(dtype(), {kPartRows, 3}), all(dtype(), {rows, 3});
+  for (int call = 0; call < 2; ++call) ASSERT_TRUE(ranks().AllGather(mine.View(), all.View()).ok());
+  ASSERT_TRUE(ranks().ReduceScatterSum(all.View(), mine.View()).ok());
+  const auto counted = [&](Collective collective) {
+    const auto index = static_cast<size_t>(collective);
+    return CollectiveTraffic{ranks().traffic()[index].calls - before[index].calls,
+                             ranks().traffic()[index].payload_bytes - before[index].payload_bytes};
+  };
+  EXPECT_EQ(counted(Collective::kAllGather), (CollectiveTraffic{2, 2 * all.View().bytes()}));
+  EXPECT_EQ(counted(Collective::kReduceScatter), (CollectiveTraffic{1, all.View().bytes()}));
+  EXPECT_EQ(counted(Collective::kAllReduce), CollectiveTraffic{});
 }
 
 class AllReduceSumTest : public testing::TestWithParam<DType> {};
@@ -91,7 +192,7 @@ TEST(CommunicatorTest, AllGatherKeepsTextsOfAnyLengthInRankOrder) {
 
 TEST(CommunicatorTest, SplitGroupsRanksByColorInRankOrder) {
   const int rank = World().rank(), ranks = World().size();
-  const auto group = World().Split(rank % 2);
+  const auto group = World().Split(rank % 2, "test");
   ASSERT_TRUE(group.ok()) << group.status();
   EXPECT_EQ((*group)->size(), (ranks + 1 - rank % 2) / 2);
   EXPECT_EQ((*group)->rank(), rank / 2);
@@ -125,13 +226,6 @@ TEST(AgreeOnStatusTest, DoesNotTakeAFailureWithoutAMessageForSuccess) {
   EXPECT_FALSE(AgreeOnStatus(World(), fails ? absl::UnknownError("") : absl::OkStatus()).ok());
 }
 
-// Pieces of 256 bytes, so that a tensor takes several and the last is short.
-std::unique_ptr<Communicator> StagedWorld() {
-  auto everyone = World().Split(0);
-  SALAMANDER_CHECK(everyone.ok()) << everyone.status().ToString();
-  return StagedCommunicator(*std::move(everyone), {}, 256);
-}
-
 TEST(StagedCommunicatorTest, TensorsInPiecesGiveWhatTheWholeGives) {
   const auto staged = StagedWorld();
   const auto seed = static_cast<uint64_t>(World().rank()) + 1;
@@ -151,7 +245,7 @@ TEST(StagedCommunicatorTest, TensorsInPiecesGiveWhatTheWholeGives) {
 }
 
 TEST(StagedCommunicatorTest, AGroupOfOneChangesNothing) {
-  const auto alone = StagedWorld()->Split(World().rank());
+  const auto alone = StagedWorld()->Split(World().rank(), "test");
   ASSERT_TRUE(alone.ok()) << alone.status();
   ASSERT_EQ((*alone)->size(), 1);
   const TestTensor before = TestTensor::Normal(DType::kFloat32, {67}, 1), after = before;
@@ -171,7 +265,7 @@ TEST(ParallelContextTest, DataRanksAreAllOfThemInAPurelyDataParallelMesh) {
 
 TEST(DeviceCommunicatorTest, AGroupOfOneSendsNothingOnAnyDevice) {
   for (const DeviceKind kind : {DeviceKind::kCpu, DeviceKind::kCuda}) {
-    auto host = World().Split(World().rank());
+    auto host = World().Split(World().rank(), "test");
     ASSERT_TRUE(host.ok()) << host.status();
     const auto alone = DeviceCommunicator(*std::move(host), {.device = {kind, 0}});
     ASSERT_TRUE(alone.ok()) << alone.status();
@@ -181,6 +275,26 @@ TEST(DeviceCommunicatorTest, AGroupOfOneSendsNothingOnAnyDevice) {
     const TensorView tensor(reinterpret_cast<void*>(256), DType::kFloat32, {8});
     EXPECT_TRUE((*alone)->AllReduceSum(tensor).ok());
     EXPECT_TRUE((*alone)->Broadcast(tensor, 0).ok());
+  }
+}
+
+TEST(ParallelContextTest, EveryAxisHasAGroupOfTheRanksThatDifferOnItAlone) {
+  for (int context = 1; context <= World().size(); ++context) {
+    for (int tensor = 1; tensor <= World().size(); ++tensor) {
+      const auto shape = FitMesh(World().size(), context, tensor);
+      if (!shape.ok()) continue;
+      const auto parallel = ParallelContext::Create(World(), *shape, {});
+      ASSERT_TRUE(parallel.ok()) << parallel.status();
+      EXPECT_EQ(parallel->data().size(), shape->data);
+      EXPECT_EQ(parallel->context().size(), context);
+      EXPECT_EQ(parallel->tensor().size(), tensor);
+      EXPECT_EQ(parallel->replicas().size(), shape->data * context);
+      const MeshCoordinate& at = parallel->coordinate();
+      EXPECT_EQ(parallel->data().rank(), at.data);
+      EXPECT_EQ(parallel->context().rank(), at.context);
+      EXPECT_EQ(parallel->tensor().rank(), at.tensor);
+      EXPECT_EQ(parallel->replicas().rank(), at.data * context + at.context);
+    }
   }
 }
 

@@ -25,7 +25,7 @@ void RanksOnGpu::TearDown() {
 }
 
 std::unique_ptr<Communicator> RanksOnGpu::Host() {
-  auto host = World().Split(0);
+  auto host = World().Split(0, "test");
   SALAMANDER_CHECK(host.ok()) << host.status().ToString();
   return *std::move(host);
 }

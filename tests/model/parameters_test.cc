@@ -1,5 +1,10 @@
 #include "model/parameters.h"
 
+#include <map>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/model/tiny_model.h"
@@ -18,6 +23,74 @@ TEST(ParameterLayoutTest, EveryParameterStartsOnACacheLineOfADeviceEvenInBf16) {
     end = spec.offset + spec.size();
   }
   EXPECT_GE(layout.total_size(), end);
+}
+
+// Twelve ranks' worth of divisors: heads that divide among ranks and key-value heads that do not.
+ModelConfig SplitConfig() {
+  ModelConfig config = TinyHybridConfig(3, {1});
+  config.vocabulary = 48;
+  config.intermediate = 24;
+  config.softmax.heads = 8;
+  config.softmax.kv_heads = 2;
+  config.lightning.heads = config.lightning.kv_heads = 4;
+  return config;
+}
+
+TEST(ParameterLayoutTest, ShardsHoldEveryElementOncePerHolderAndStartWithItsWeight) {
+  const ModelConfig config = SplitConfig();
+  const ParameterLayout whole(config);
+  ParameterBuffer weights = *ParameterBuffer::Create(whole, DType::kFloat32);
+  InitializeWeights(config, whole, 7, weights);
+  for (const int ranks : {1, 2, 4}) {
+    ASSERT_TRUE(CheckTensorShards(config, ranks).ok());
+    std::map<std::string, std::vector<int>> times;
+    for (int rank = 0; rank < ranks; ++rank) {
+      const ParameterLayout layout(config, {.rank = rank, .ranks = ranks});
+      EXPECT_EQ(layout.parameter_count(), whole.parameter_count());
+      ParameterBuffer part = *ParameterBuffer::Create(layout, DType::kFloat32);
+      InitializeWeights(config, layout, 7, part);
+      for (const ParameterSpec& spec : layout.specs()) {
+        const ParameterSpec& of_whole = *whole.Find(spec.name);
+        ASSERT_EQ(spec.whole_shape, of_whole.shape);
+        std::vector<int>& held = times[spec.name];
+        held.resize(static_cast<size_t>(of_whole.size()));
+        for (int64_t i = 0; i < spec.size(); ++i) {
+          const int64_t at = spec.WholeIndex(i);
+          ++held.at(static_cast<size_t>(at));
+          ASSERT_EQ(ElementAt(part.View(spec), i), ElementAt(weights.View(of_whole), at))
+              << spec.name << " element " << i << " of rank " << rank;
+        }
+      }
+    }
+    const ParameterLayout first(config, {.rank = 0, .ranks = ranks});
+    for (const ParameterSpec& spec : first.specs())
+      EXPECT_THAT(times[spec.name], testing::Each(spec.holders)) << spec.name;
+  }
+}
+
+TEST(ParameterLayoutTest, RanksThatShareAKeyValueHeadAreItsHolders) {
+  const ModelConfig config = SplitConfig();  // 2 key-value heads
+  for (int rank = 0; rank < 4; ++rank) {
+    const ParameterLayout layout(config, {.rank = rank, .ranks = 4});
+    const ParameterSpec* key = layout.Find("layers.1.mixer.key.weight");
+    ASSERT_NE(key, nullptr);
+    EXPECT_EQ(key->shape[0], config.softmax.head_dim);
+    EXPECT_EQ(key->split_begin, rank / 2 * config.softmax.head_dim);
+    EXPECT_EQ(key->holders, 2);
+    EXPECT_EQ(key->holder, rank % 2);
+  }
+}
+
+TEST(CheckTensorShardsTest, NamesWhatDoesNotDivide) {
+  ModelConfig config = SplitConfig();
+  EXPECT_THAT(CheckTensorShards(config, 5).message(), testing::HasSubstr("vocabulary, 48"));
+  EXPECT_THAT(CheckTensorShards(config, 16).message(),
+              testing::HasSubstr("intermediate width, 24"));
+  EXPECT_THAT(CheckTensorShards(config, 3).message(), testing::HasSubstr("softmax heads, 8"));
+  config.softmax.heads = config.softmax.kv_heads = 6;
+  config.lightning.heads = config.lightning.kv_heads = 12;
+  config.softmax.heads = 12;
+  EXPECT_THAT(CheckTensorShards(config, 4).message(), testing::HasSubstr("6 key-value heads"));
 }
 
 TEST(ParameterBufferTest, MemoryOfASessionIsZero) {

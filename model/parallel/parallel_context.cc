@@ -1,0 +1,28 @@
+#include "model/parallel/parallel_context.h"
+
+#include <utility>
+
+#include "kernels/base/status_macros.h"
+#include "model/parallel/device_communicator.h"
+
+namespace salamander {
+
+absl::StatusOr<ParallelContext> ParallelContext::Create(Communicator& world, const MeshShape& shape,
+                                                        const ExecutionContext& execution) {
+  const MeshCoordinate at = CoordinateOf(shape, world.rank());
+  ParallelContext parallel(world, shape, at);
+  // The ranks of a group share the color: their place on the axes that the group does not run
+  // along.
+  const auto group = [&](int color,
+                         const char* name) -> absl::StatusOr<std::unique_ptr<Communicator>> {
+    ASSIGN_OR_RETURN(auto host, world.Split(color, name));
+    return DeviceCommunicator(std::move(host), execution);
+  };
+  ASSIGN_OR_RETURN(parallel.data_, group(at.context * shape.tensor + at.tensor, "data"));
+  ASSIGN_OR_RETURN(parallel.context_, group(at.data * shape.tensor + at.tensor, "context"));
+  ASSIGN_OR_RETURN(parallel.tensor_, group(at.data * shape.context + at.context, "tensor"));
+  ASSIGN_OR_RETURN(parallel.replicas_, group(at.tensor, "replicas"));
+  return parallel;
+}
+
+}  // namespace salamander
