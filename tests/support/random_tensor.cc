@@ -5,9 +5,24 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 namespace salamander {
 namespace {
+
+constexpr uint64_t kSplitMixStep = 0x9e3779b97f4a7c15;
+constexpr int kNormalDraws = 12;
+
+constexpr int64_t kBlock = 1 << 14;
+
+// Calls visit(begin, end) for blocks of kBlock elements and the rest, side by side.
+template <typename Visit>
+void ForEachBlock(int64_t size, const Visit& visit) {
+#pragma omp parallel for schedule(dynamic) if (size > kBlock)
+  for (int64_t begin = 0; begin < size; begin += kBlock) {
+    visit(begin, std::min(begin + kBlock, size));
+  }
+}
 
 TensorView MakeView(void* data, DType dtype, absl::Span<const int64_t> dims) {
   switch (dims.size()) {
@@ -46,10 +61,14 @@ void Store(const TensorView& view, int64_t index, double value) {
 }  // namespace
 
 uint64_t SplitMix::Next() {
-  uint64_t z = (state_ += 0x9e3779b97f4a7c15);
+  uint64_t z = (state_ += kSplitMixStep);
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
   z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
   return z ^ (z >> 31);
+}
+
+void SplitMix::Skip(int64_t count) {
+  state_ += static_cast<uint64_t>(count) * kSplitMixStep;
 }
 
 double SplitMix::Uniform() {
@@ -59,7 +78,7 @@ double SplitMix::Uniform() {
 double SplitMix::Normal() {
   // Twelve uniforms have variance 1; unlike Box-Muller this asks nothing of libm.
   double sum = -6.0;
-  for (int i = 0; i < 12; ++i) sum += Uniform();
+  for (int i = 0; i < kNormalDraws; ++i) sum += Uniform();
   return sum;
 }
 
@@ -88,9 +107,12 @@ TestTensor TestTensor::Poisoned(DType dtype, Dims dims) {
 
 TestTensor TestTensor::Normal(DType dtype, Dims dims, uint64_t seed, double deviation) {
   TestTensor tensor(dtype, dims);
-  SplitMix random(seed);
   const TensorView view = tensor.View();
-  for (int64_t i = 0; i < view.size(); ++i) SetElement(view, i, deviation * random.Normal());
+  ForEachBlock(view.size(), [&](int64_t begin, int64_t end) {
+    SplitMix random(seed);
+    random.Skip(begin * kNormalDraws);
+    for (int64_t i = begin; i < end; ++i) SetElement(view, i, deviation * random.Normal());
+  });
   return tensor;
 }
 
@@ -133,7 +155,9 @@ TestTensor TestTensor::As(DType dtype) const {
   converted.dims_ = dims_;
   converted.bytes_.resize(std::max<size_t>(static_cast<size_t>(size()) * SizeOf(dtype), 1));
   const TensorView from = View(), to = converted.View();
-  for (int64_t i = 0; i < from.size(); ++i) SetElement(to, i, ElementAt(from, i));
+  ForEachBlock(from.size(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) SetElement(to, i, ElementAt(from, i));
+  });
   return converted;
 }
 
@@ -187,15 +211,22 @@ testing::AssertionResult BitwiseEqual(const TensorView& actual, const TensorView
     return testing::AssertionFailure()
            << "actual is " << actual.ShapeString() << ", expected is " << expected.ShapeString();
   }
+  if (actual.empty() && expected.empty()) return testing::AssertionSuccess();
+  if (actual.empty() || expected.empty()) {
+    return testing::AssertionFailure()
+           << (actual.empty() ? "actual" : "expected") << " is not given";
+  }
   const size_t element = SizeOf(actual.dtype());
   const auto* a = static_cast<const char*>(actual.raw());
   const auto* b = static_cast<const char*>(expected.raw());
+  if (std::memcmp(a, b, static_cast<size_t>(actual.bytes())) == 0) {
+    return testing::AssertionSuccess();
+  }
   int64_t different = 0, first = -1;
   for (int64_t i = 0; i < actual.size(); ++i) {
     if (std::memcmp(a + i * element, b + i * element, element) == 0) continue;
     if (different++ == 0) first = i;
   }
-  if (different == 0) return testing::AssertionSuccess();
   return testing::AssertionFailure()
          << different << " of " << actual.size() << " elements of " << actual.ShapeString()
          << " differ, first element " << first << " (row "
@@ -218,13 +249,22 @@ double MaxAbsDifference(const TensorView& actual, const TensorView& expected) {
 double RelativeRmse(const TensorView& actual, const TensorView& expected) {
   SALAMANDER_CHECK(actual.SameShape(expected))
       << actual.ShapeString() << " against " << expected.ShapeString();
+  struct Squares {
+    double error = 0, norm = 0;
+  };
+  std::vector<Squares> blocks(static_cast<size_t>(expected.size() / kBlock + 1));
+  ForEachBlock(expected.size(), [&](int64_t begin, int64_t end) {
+    Squares sums;
+    for (int64_t i = begin; i < end; ++i) {
+      const double reference = ElementAt(expected, i);
+      const double difference = ElementAt(actual, i) - reference;
+      sums.error += difference * difference;
+      sums.norm += reference * reference;
+    }
+    blocks[static_cast<size_t>(begin / kBlock)] = sums;
+  });
   double error = 0, norm = 0;
-  for (int64_t i = 0; i < actual.size(); ++i) {
-    const double reference = ElementAt(expected, i);
-    const double difference = ElementAt(actual, i) - reference;
-    error += difference * difference;
-    norm += reference * reference;
-  }
+  for (const Squares& block : blocks) error += block.error, norm += block.norm;
   return error == 0 ? 0.0 : std::sqrt(error / norm);
 }
 

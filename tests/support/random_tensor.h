@@ -22,6 +22,7 @@ class SplitMix {
  public:
   explicit SplitMix(uint64_t seed) : state_(seed) {}
   uint64_t Next();
+  void Skip(int64_t count);                    // as if Next() had been called so often
   double Uniform();                            // [0, 1)
   double Normal();                             // mean 0, variance 1, |x| <= 6
   int64_t Integer(int64_t low, int64_t high);  // [low, high]

@@ -14,6 +14,19 @@ TEST(SplitMixTest, GivesThePublishedSequence) {
   EXPECT_EQ(random.Next(), 3203168211198807973U);
 }
 
+TEST(SplitMixTest, SkipsWhatNextWouldGive) {
+  SplitMix skipping(7), drawing(7);
+  for (int i = 0; i < 5; ++i) drawing.Next();
+  skipping.Skip(5);
+  EXPECT_EQ(skipping.Next(), drawing.Next());
+}
+
+TEST(TestTensorTest, NormalIsOneStreamHoweverManyThreadsFillIt) {
+  const TestTensor x = TestTensor::Normal(DType::kFloat64, {5, 10000}, 9, 3.0);
+  SplitMix random(9);
+  for (int64_t i = 0; i < x.size(); ++i) ASSERT_EQ(x.At(i), 3.0 * random.Normal()) << i;
+}
+
 TEST(TestTensorTest, NormalHasMeanZeroAndTheAskedDeviation) {
   const TestTensor x = TestTensor::Normal(DType::kFloat64, {100, 100}, 5, 2.0);
   const TestTensor ones = TestTensor::Constant(DType::kFloat64, {100, 100}, 1.0);
@@ -36,6 +49,13 @@ TEST(BitwiseEqualTest, SeesOneBitAndTheSignOfZero) {
   EXPECT_FALSE(BitwiseEqual(a.View(), b.View()));
   const TestTensor poisoned = TestTensor::Poisoned(DType::kFloat32, {2});
   EXPECT_TRUE(BitwiseEqual(poisoned.View(), poisoned.View()));
+}
+
+TEST(BitwiseEqualTest, TensorsThatAreNotGivenEqualEachOtherAlone) {
+  const TestTensor given = TestTensor::Of(DType::kFloat32, {1}, {1.0});
+  EXPECT_TRUE(BitwiseEqual(TensorView(), TestTensor().View()));
+  EXPECT_FALSE(BitwiseEqual(TensorView(), given.View()));
+  EXPECT_FALSE(BitwiseEqual(given.View().Rows(0, 1), TensorView()));
 }
 
 TEST(MaxAbsDifferenceTest, NaNIsNotSmall) {
