@@ -6,6 +6,7 @@
 #ifndef TESTS_REFERENCE_LIGHTNING_RECURRENCE_H_
 #define TESTS_REFERENCE_LIGHTNING_RECURRENCE_H_
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -46,6 +47,22 @@ inline void DecayAndAdd(double decay, const double* values, const double* keys, 
   }
 }
 
+inline double Dot(const double* a, const double* b, int64_t size) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < size; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// product = scale state^T values.
+inline void TransposedProduct(const std::vector<double>& state, const double* values, double scale,
+                              double* product, int64_t dim) {
+  std::fill_n(product, dim, 0.0);
+  for (int64_t i = 0; i < dim; ++i) {
+    for (int64_t j = 0; j < dim; ++j) product[j] += scale * values[i] * state[i * dim + j];
+  }
+}
+
 inline void LightningHeadForward(const LightningForwardArgs& args, const HeadOfSegment& at) {
   const double decay = std::exp(-args.slopes[static_cast<size_t>(at.head)]);
   std::vector<double> state = LoadState(args.states, at, at.segment.state_in);
@@ -54,9 +71,7 @@ inline void LightningHeadForward(const LightningForwardArgs& args, const HeadOfS
     DecayAndAdd(decay, args.v.data<double>() + at.Row(t), args.k.data<double>() + at.Row(t), 1.0,
                 state, at.dim);
     for (int64_t i = 0; i < at.dim; ++i) {
-      double sum = 0;
-      for (int64_t j = 0; j < at.dim; ++j) sum += state[i * at.dim + j] * q[j];
-      args.out.data<double>()[at.Row(t) + i] = args.scale * sum;
+      args.out.data<double>()[at.Row(t) + i] = args.scale * Dot(&state[i * at.dim], q, at.dim);
     }
   }
   StoreState(state, at, at.segment.state_out, args.states);
@@ -70,11 +85,7 @@ inline void LightningHeadBackward(const LightningBackwardArgs& args, const HeadO
     const double* const d_out = args.d_out.data<double>() + at.Row(t);
     DecayAndAdd(decay, args.v.data<double>() + at.Row(t), args.k.data<double>() + at.Row(t), 1.0,
                 state, dim);
-    for (int64_t j = 0; j < dim; ++j) {
-      double sum = 0;
-      for (int64_t i = 0; i < dim; ++i) sum += state[i * dim + j] * d_out[i];
-      args.dq.data<double>()[at.Row(t) + j] = args.scale * sum;
-    }
+    TransposedProduct(state, d_out, args.scale, args.dq.data<double>() + at.Row(t), dim);
   }
   // d_state holds the gradient of the state after token t, decayed on the way to the token before.
   std::vector<double> d_state = LoadState(args.d_states, at, at.segment.state_out);
@@ -84,34 +95,33 @@ inline void LightningHeadBackward(const LightningBackwardArgs& args, const HeadO
     DecayAndAdd(t == at.segment.query_count - 1 ? 1.0 : decay,
                 args.d_out.data<double>() + at.Row(t), args.q.data<double>() + at.Row(t),
                 args.scale, d_state, dim);
-    for (int64_t j = 0; j < dim; ++j) {
-      double dk = 0, dv = 0;
-      for (int64_t i = 0; i < dim; ++i) {
-        dk += d_state[i * dim + j] * v[i];
-        dv += d_state[j * dim + i] * k[i];
-      }
-      args.dk.data<double>()[at.Row(t) + j] = dk;
-      args.dv.data<double>()[at.Row(t) + j] = dv;
+    TransposedProduct(d_state, v, 1.0, args.dk.data<double>() + at.Row(t), dim);
+    for (int64_t i = 0; i < dim; ++i) {
+      args.dv.data<double>()[at.Row(t) + i] = Dot(&d_state[i * dim], k, dim);
     }
   }
   for (double& element : d_state) element *= decay;
   StoreState(d_state, at, at.segment.state_in, args.d_states);
 }
 
-inline void LightningForward(const LightningForwardArgs& args) {
-  for (const Segment& segment : args.segments) {
-    for (int64_t head = 0; head < args.q.dim(1); ++head) {
-      LightningHeadForward(args, {args.q.dim(1), args.q.dim(2), head, segment});
-    }
+// Calls visit for every head of every segment. Heads share nothing and run side by side; a segment
+// may start from the state that the one before it left.
+template <typename Visit>
+void ForEachHead(const TensorView& q, Segments segments, const Visit& visit) {
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t head = 0; head < q.dim(1); ++head) {
+    for (const Segment& segment : segments) visit({q.dim(1), q.dim(2), head, segment});
   }
 }
 
+inline void LightningForward(const LightningForwardArgs& args) {
+  ForEachHead(args.q, args.segments,
+              [&](const HeadOfSegment& at) { LightningHeadForward(args, at); });
+}
+
 inline void LightningBackward(const LightningBackwardArgs& args) {
-  for (const Segment& segment : args.segments) {
-    for (int64_t head = 0; head < args.q.dim(1); ++head) {
-      LightningHeadBackward(args, {args.q.dim(1), args.q.dim(2), head, segment});
-    }
-  }
+  ForEachHead(args.q, args.segments,
+              [&](const HeadOfSegment& at) { LightningHeadBackward(args, at); });
 }
 
 }  // namespace salamander::reference
