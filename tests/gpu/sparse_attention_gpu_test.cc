@@ -275,6 +275,32 @@ TEST(SparseAttentionGpuTest, NaNStaysInItsDocument) {
   ExpectNaNStaysInItsDocument(kSparse, problem);
 }
 
+// Documents whose first query lies anywhere in a block, between keys of others and NaN.
+TEST(SparseAttentionGpuTest, QueriesFromAnyPlaceInABlockMatchTwinBesideNaN) {
+  SKIP_WITHOUT_GPU();
+  for (const int64_t cached : {1, 37, 63, 65, 100}) {
+    for (const Shape& shape :
+         {Shape{{.documents = {200, 131, 433}, .heads = 6, .key_heads = 2, .head_dim = 64}, 16},
+          Shape{{.documents = {200, 131, 433}, .heads = 32, .key_heads = 2, .head_dim = 128}}}) {
+      SCOPED_TRACE(testing::Message()
+                   << cached << " cached keys, heads of " << shape.attention.head_dim);
+      AttentionCase attention = shape.attention;
+      attention.gap = 3;
+      AttentionProblem problem = RoundedAttention(attention);
+      for (Segment& segment : problem.segments) {
+        segment.query_begin += cached;
+        segment.query_count -= cached;
+        segment.first_position = cached;
+      }
+      SetLists(problem, shape.block_size, shape.length, RandomChoice(shape.probability, 3));
+      const AttentionProblem actual = kSparse.Run(problem);
+      ExpectOtherRowsUntouched(problem, actual);
+      ExpectGpuNear(actual, Twin(problem));
+      if (cached == 37) ExpectNaNStaysInItsDocument(kSparse, problem);
+    }
+  }
+}
+
 TEST(SparseAttentionGpuTest, RunsAreBitwiseEqual) {
   SKIP_WITHOUT_GPU();
   AttentionProblem problem =
