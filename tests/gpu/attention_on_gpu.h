@@ -131,12 +131,13 @@ inline std::vector<bool> NamedRows(const AttentionProblem& problem, bool of_keys
 inline void ExpectRowsNear(const TestTensor& actual, const TestTensor& expected,
                            const std::vector<bool>& named, double bound, double least,
                            const char* name) {
-  const int64_t row_size = expected.View().row_size();
+  const TensorView rows = actual.View(), expected_rows = expected.View();
+  const int64_t row_size = expected_rows.row_size();
   double squares = 0, error_squares = 0, count = 0;
-  for (int64_t i = 0; i < expected.size(); ++i) {
+  for (int64_t i = 0; i < expected_rows.size(); ++i) {
     if (!named[static_cast<size_t>(i / row_size)]) continue;
-    const double error = actual.At(i) - expected.At(i);
-    squares += expected.At(i) * expected.At(i), error_squares += error * error, count += 1;
+    const double value = ElementAt(expected_rows, i), error = ElementAt(rows, i) - value;
+    squares += value * value, error_squares += error * error, count += 1;
   }
   EXPECT_LE(std::sqrt(error_squares / count), bound * std::sqrt(squares / count) + least) << name;
 }
@@ -162,19 +163,20 @@ inline void ExpectOtherRowsUntouched(const AttentionProblem& before,
                                      const AttentionProblem& after) {
   const std::vector<bool> queries = NamedRows(before, false), keys = NamedRows(before, true);
   for (const TestTensor* tensor : {&after.out, &after.logsumexp, &after.dq}) {
-    const int64_t row_size = tensor->View().row_size();
-    for (int64_t i = 0; i < tensor->size(); ++i) {
-      ASSERT_EQ(std::isnan(tensor->At(i)), !queries[static_cast<size_t>(i / row_size)]) << i;
+    const TensorView rows = tensor->View();
+    const int64_t row_size = rows.row_size();
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      ASSERT_EQ(std::isnan(ElementAt(rows, i)), !queries[static_cast<size_t>(i / row_size)]) << i;
     }
   }
   for (TestTensor AttentionProblem::*gradient : {&AttentionProblem::dk, &AttentionProblem::dv}) {
-    const TestTensor &old = before.*gradient, &fresh = after.*gradient;
-    const int64_t row_size = old.View().row_size();
+    const TensorView old = (before.*gradient).View(), fresh = (after.*gradient).View();
+    const int64_t row_size = old.row_size();
     for (int64_t i = 0; i < old.size(); ++i) {
       if (keys[static_cast<size_t>(i / row_size)]) {
-        ASSERT_TRUE(std::isfinite(fresh.At(i))) << i;
+        ASSERT_TRUE(std::isfinite(ElementAt(fresh, i))) << i;
       } else {
-        ASSERT_EQ(fresh.At(i), old.At(i)) << i;
+        ASSERT_EQ(ElementAt(fresh, i), ElementAt(old, i)) << i;
       }
     }
   }
