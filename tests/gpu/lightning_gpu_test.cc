@@ -402,9 +402,9 @@ TEST(LightningGpuTest, BackwardWithoutStateGradientsEqualsZeroOnes) {
 // A change to one document, or NaN in it, must not reach the others.
 class LightningChangeGpuTest : public testing::TestWithParam<double> {
  protected:
-  static void ExpectOthersBitIdentical(GpuContext& gpu, const LightningProblem& before,
-                                       size_t changed) {
+  static void ExpectOthersBitIdentical(const LightningProblem& before, size_t changed) {
     SCOPED_TRACE(testing::Message() << "document " << changed);
+    GpuContext gpu(4 * kTensorBytes, kTensorBytes);
     LightningProblem after = before;
     for (const TestTensor* tensor : {&after.q, &after.k, &after.v, &after.d_out}) {
       AddToRows(*tensor, before.segments[changed], GetParam());
@@ -435,13 +435,12 @@ class LightningChangeGpuTest : public testing::TestWithParam<double> {
 
 TEST_P(LightningChangeGpuTest, ChangedDocumentLeavesTheOthersBitIdentical) {
   SKIP_WITHOUT_GPU();
-  GpuContext gpu(kTensorBytes, kTensorBytes);
   for (const LightningShape& shape :
        {LightningShape{.documents = {70, 37, 1, 90, 700, 6}, .dim = 32, .has_states = true},
         LightningShape{.documents = {70, 37, 1, 1100, 6}, .heads = 32, .dim = 128}}) {
     SCOPED_TRACE(Describe(shape));
     const LightningProblem problem = RoundedProblem(shape);
-    for (size_t i = 1; i < problem.segments.size(); ++i) ExpectOthersBitIdentical(gpu, problem, i);
+    for (size_t i = 1; i < problem.segments.size(); ++i) ExpectOthersBitIdentical(problem, i);
   }
 }
 
@@ -449,7 +448,7 @@ INSTANTIATE_TEST_SUITE_P(ByOneAndToNaN, LightningChangeGpuTest, testing::Values(
 
 TEST(LightningGpuTest, RepeatsBitForBit) {
   SKIP_WITHOUT_GPU();
-  GpuContext gpu(kTensorBytes, kTensorBytes);
+  GpuContext gpu(4 * kTensorBytes, kTensorBytes);
   for (const LightningShape& shape :
        {LightningShape{.documents = {2500}, .dim = 128, .has_states = true},
         LightningShape{.documents = {2500, 300}, .dim = 128},

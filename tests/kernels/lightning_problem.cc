@@ -101,16 +101,21 @@ LightningGradients RunBackward(const LightningProblem& problem) {
 }
 
 LightningOutput ReferenceForward(const LightningProblem& problem) {
-  const LightningProblem exact = problem.As(DType::kFloat64);
-  const LightningOutput output = {LikeQ(exact), exact.states};
-  reference::LightningForward(ForwardArgs(exact, output));
+  if (problem.q.View().dtype() != DType::kFloat64) {
+    return ReferenceForward(problem.As(DType::kFloat64));
+  }
+  const LightningOutput output = {LikeQ(problem), problem.states};
+  reference::LightningForward(ForwardArgs(problem, output));
   return output;
 }
 
 LightningGradients ReferenceBackward(const LightningProblem& problem) {
-  const LightningProblem exact = problem.As(DType::kFloat64);
-  const LightningGradients gradients = {LikeQ(exact), LikeQ(exact), LikeQ(exact), exact.d_states};
-  reference::LightningBackward(BackwardArgs(exact, gradients));
+  if (problem.q.View().dtype() != DType::kFloat64) {
+    return ReferenceBackward(problem.As(DType::kFloat64));
+  }
+  const LightningGradients gradients = {LikeQ(problem), LikeQ(problem), LikeQ(problem),
+                                        problem.d_states};
+  reference::LightningBackward(BackwardArgs(problem, gradients));
   return gradients;
 }
 

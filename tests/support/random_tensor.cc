@@ -95,7 +95,9 @@ TestTensor::TestTensor(DType dtype, Dims dims) : dtype_(dtype), dims_(dims) {
 TestTensor TestTensor::Constant(DType dtype, Dims dims, double value) {
   TestTensor tensor(dtype, dims);
   const TensorView view = tensor.View();
-  for (int64_t i = 0; i < view.size(); ++i) SetElement(view, i, value);
+  ForEachBlock(view.size(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) SetElement(view, i, value);
+  });
   return tensor;
 }
 
