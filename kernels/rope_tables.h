@@ -18,8 +18,8 @@ namespace salamander {
 
 struct RopeTablesArgs {
   absl::Span<const double> short_frequencies;  // [D/2] on the host
-  absl::Span<const double> long_frequencies;   // [D/2], for segments of more keys than
-  int64_t short_length = 0;                    // this many
+  absl::Span<const double> long_frequencies;   // [D/2], for documents of more tokens
+  int64_t short_length = 0;                    // than this
   double factor = 1.0;
   Segments segments;
   TensorView cosines, sines;  // [T, D/2]; rows that no segment names are left alone

@@ -27,8 +27,9 @@ void FillRows(absl::Span<const double> frequencies, const Segment& segment,
 
 absl::Status RopeTables(const ExecutionContext&, const RopeTablesArgs& args) {
   for (const Segment& segment : args.segments) {
-    const absl::Span<const double> frequencies =
-        segment.key_count() > args.short_length ? args.long_frequencies : args.short_frequencies;
+    const absl::Span<const double> frequencies = segment.document_length() > args.short_length
+                                                     ? args.long_frequencies
+                                                     : args.short_frequencies;
     ForReal(args.cosines.dtype(),
             [&](auto real) { FillRows<decltype(real)>(frequencies, segment, args); });
   }

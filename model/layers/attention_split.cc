@@ -8,7 +8,7 @@ namespace {
 // Queries of the segment that stay dense: its first ones.
 int64_t DenseQueries(const SparseConfig& sparse, const Segment& segment) {
   if (sparse.dense_rule == DenseRule::kPerDocument) {
-    return segment.key_count() < sparse.dense_length ? segment.query_count : 0;
+    return segment.document_length() < sparse.dense_length ? segment.query_count : 0;
   }
   return std::clamp<int64_t>(sparse.dense_length - 1 - segment.first_position, 0,
                              segment.query_count);

@@ -13,9 +13,9 @@ struct AttentionSplit {
   std::vector<Segment> dense, sparse;  // together the queries of the stream, keys unchanged
 };
 
-// Without use_sparse everything is dense. Per document: sparse where key_count reaches
-// dense_length. Per query: sparse where position + 1 does; a segment that crosses is cut in two
-// there.
+// Without use_sparse everything is dense. Per document: sparse where its length, on whichever ranks
+// it lies, reaches dense_length. Per query: sparse where position + 1 does; a segment that crosses
+// is cut in two there.
 AttentionSplit SplitAttention(const SoftmaxConfig& config, Segments segments);
 
 }  // namespace salamander

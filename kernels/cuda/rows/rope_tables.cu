@@ -62,7 +62,7 @@ absl::Status RopeTables(const ExecutionContext& context, const RopeTablesArgs& a
                       .row_begin = segment.query_begin,
                       .row_count = segment.query_count,
                       .first_position = segment.first_position,
-                      .frequencies = segment.key_count() > args.short_length ? half : 0});
+                      .frequencies = segment.document_length() > args.short_length ? half : 0});
     blocks += CeilDivide(segment.query_count, kRowsPerBlock);
   }
   if (blocks == 0 || half == 0) return absl::OkStatus();
