@@ -18,6 +18,7 @@
 #include "kernels/head_norm_rope.h"
 #include "kernels/layer_mse.h"
 #include "kernels/lightning_attention.h"
+#include "kernels/lightning_states.h"
 #include "kernels/linear.h"
 #include "kernels/memory.h"
 #include "kernels/rms_norm.h"
@@ -52,7 +53,9 @@
   DECLARE_OP(HeadNormRopeForward, HeadNormRopeForwardArgs)                                         \
   DECLARE_OP(LayerMse, LayerMseArgs)                                                               \
   DECLARE_OP(LightningBackward, LightningBackwardArgs)                                             \
+  DECLARE_OP(LightningEndState, LightningEndStateArgs)                                             \
   DECLARE_OP(LightningForward, LightningForwardArgs)                                               \
+  DECLARE_OP(LightningStateSum, LightningStateSumArgs)                                             \
   DECLARE_OP(LinearBackward, LinearBackwardArgs)                                                   \
   DECLARE_OP(LinearForward, LinearForwardArgs)                                                     \
   DECLARE_OP(PoolKeys, PoolKeysArgs)                                                               \

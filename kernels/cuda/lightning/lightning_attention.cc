@@ -10,38 +10,15 @@
 #include <algorithm>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-
 #include "kernels/backend_ops.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/lightning/lightning_kernels.h"
 #include "kernels/cuda/lightning/lightning_plan.h"
+#include "kernels/cuda/lightning/lightning_support.h"
 #include "kernels/cuda/runtime.h"
 
 namespace salamander::cuda {
 namespace {
-
-constexpr int64_t kDimStep = 16;
-constexpr int64_t kLargestDim = 128;
-constexpr uintptr_t kAlignment = 16;
-
-absl::Status CheckSupported(const char* op, const TensorView& q,
-                            std::initializer_list<TensorView> tensors) {
-  const int64_t dim = q.dim(2);
-  if (dim % kDimStep != 0 || dim > kLargestDim) {
-    return absl::UnimplementedError(
-        absl::StrCat(op, ": head dim ", dim, " on CUDA; built are 16 to ", kLargestDim,
-                     " in steps of ", kDimStep, "; use one of them, or device: cpu"));
-  }
-  for (const TensorView& tensor : tensors) {
-    if (reinterpret_cast<uintptr_t>(tensor.raw()) % kAlignment != 0) {
-      return absl::UnimplementedError(absl::StrCat(op, ": ", tensor.ShapeString(),
-                                                   " begins at an address that ", kAlignment,
-                                                   " does not divide; take it from an arena"));
-    }
-  }
-  return absl::OkStatus();
-}
 
 float* StatesOrNull(const TensorView& states) {
   return states.empty() ? nullptr : states.data<float>();
@@ -110,8 +87,8 @@ bool IsStep(const Segment& segment) {
 }  // namespace
 
 absl::Status LightningForward(const ExecutionContext& context, const LightningForwardArgs& args) {
-  RETURN_IF_ERROR(
-      CheckSupported("LightningForward", args.q, {args.q, args.k, args.v, args.out, args.states}));
+  RETURN_IF_ERROR(CheckLightningSupported("LightningForward", args.q,
+                                          {args.q, args.k, args.v, args.out, args.states}));
   const ArenaScope scope(*context.arena);
   std::vector<Segment> swept, stepped;
   for (const Segment& segment : args.segments) {
@@ -175,7 +152,7 @@ absl::Status LightningForward(const ExecutionContext& context, const LightningFo
 }
 
 absl::Status LightningBackward(const ExecutionContext& context, const LightningBackwardArgs& args) {
-  RETURN_IF_ERROR(CheckSupported(
+  RETURN_IF_ERROR(CheckLightningSupported(
       "LightningBackward", args.q,
       {args.q, args.k, args.v, args.d_out, args.dq, args.dk, args.dv, args.states, args.d_states}));
   const ArenaScope scope(*context.arena);
