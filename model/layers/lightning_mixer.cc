@@ -3,18 +3,9 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/lightning_attention.h"
 #include "kernels/rms_norm.h"
+#include "model/layers/lightning_slice.h"
 
 namespace salamander {
-namespace {
-
-// Training documents start from nothing; cached sequences go on from their slot.
-std::vector<Segment> WithoutStates(Segments segments) {
-  std::vector<Segment> stateless(segments.begin(), segments.end());
-  for (Segment& segment : stateless) segment.state_in = segment.state_out = -1;
-  return stateless;
-}
-
-}  // namespace
 
 LightningMixer::LightningMixer(const LightningConfig& config, double norm_epsilon,
                                const MixerTensors& weights)
@@ -30,15 +21,18 @@ absl::Status LightningMixer::Forward(const MixerPass& pass, TensorView input, Te
   const int64_t tokens = input.dim(0);
   const int64_t inner = shape_.heads * shape_.head_dim;
   saved.attention = arena.Tensor(input.dtype(), {tokens, shape_.heads, shape_.head_dim});
-  const std::vector<Segment> stateless = WithoutStates(pass.segments);
+  const LightningSlice slice(pass, slopes_);
+  if (pass.cache == nullptr) {
+    ASSIGN_OR_RETURN(saved.states, slice.StartStates(saved.key, saved.value));
+  }
   RETURN_IF_ERROR(LightningForward(
       *pass.execution, {.q = saved.query,
                         .k = saved.key,
                         .v = saved.value,
                         .slopes = slopes_,
-                        .segments = pass.cache == nullptr ? Segments(stateless) : pass.segments,
+                        .segments = pass.cache == nullptr ? slice.segments() : pass.segments,
                         .scale = scale_,
-                        .states = pass.cache == nullptr ? TensorView() : pass.cache->states,
+                        .states = pass.cache == nullptr ? saved.states : pass.cache->states,
                         .out = saved.attention}));
   TensorView mixed = saved.attention.Reshape({tokens, inner});
   if (!weights_.output_norm.empty()) {
@@ -91,20 +85,21 @@ absl::Status LightningMixer::Backward(const MixerPass& pass, TensorView input,
     return arena.Tensor(input.dtype(), {tokens, shape_.heads, shape_.head_dim});
   };
   const QkvGradients d{like_heads(), like_heads(), like_heads()};
-  const std::vector<Segment> stateless = WithoutStates(pass.segments);
-  RETURN_IF_ERROR(LightningBackward(
-      *pass.execution, {.q = saved.query,
-                        .k = saved.key,
-                        .v = saved.value,
-                        .slopes = slopes_,
-                        .segments = stateless,
-                        .scale = scale_,
-                        .states = {},
-                        .d_states = {},
-                        .d_out = d_attention.Reshape({tokens, shape_.heads, shape_.head_dim}),
-                        .dq = d.query,
-                        .dk = d.key,
-                        .dv = d.value}));
+  const TensorView d_heads = d_attention.Reshape({tokens, shape_.heads, shape_.head_dim});
+  const LightningSlice slice(pass, slopes_);
+  ASSIGN_OR_RETURN(const TensorView d_states, slice.EndGradients(saved.query, d_heads, scale_));
+  RETURN_IF_ERROR(LightningBackward(*pass.execution, {.q = saved.query,
+                                                      .k = saved.key,
+                                                      .v = saved.value,
+                                                      .slopes = slopes_,
+                                                      .segments = slice.segments(),
+                                                      .scale = scale_,
+                                                      .states = saved.states,
+                                                      .d_states = d_states,
+                                                      .d_out = d_heads,
+                                                      .dq = d.query,
+                                                      .dk = d.key,
+                                                      .dv = d.value}));
   return ProjectQkvBackward(pass, {.shape = shape_,
                                    .weights = weights_,
                                    .gradients = gradients,

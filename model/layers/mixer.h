@@ -26,6 +26,12 @@ struct MixerPass {
   const ParallelContext* parallel = nullptr;  // null: one rank holds all heads and every token
 };
 
+// The ranks that hold slices of the pass's stream, in their order; null where one holds all of it.
+inline Communicator* ContextRanks(const MixerPass& pass) {
+  const bool is_sliced = pass.parallel != nullptr && pass.parallel->context().size() > 1;
+  return is_sliced ? &pass.parallel->context() : nullptr;
+}
+
 // Saved by the forward for the backward. Views into the arena; empty where a mixer has no such
 // part.
 struct MixerActivations {
@@ -35,6 +41,7 @@ struct MixerActivations {
   TensorView attention;                           // [T, H, D] what the attention gives
   TensorView logsumexp;                           // [T, H] softmax, in the StatisticsType
   TensorView blocks;                              // [T, Hkv, N] sparse
+  TensorView states;                              // [2, H, D, D] Lightning on a slice
   TensorView normed, output_inverse_rms;          // [T, H*D], [T] after the output norm
   TensorView gate;                                // [T, H*D] before the sigmoid
   TensorView gated;                               // [T, H*D] input of the output projection

@@ -9,6 +9,7 @@
 #include "kernels/sparse_attention.h"
 #include "model/layers/attention_split.h"
 #include "model/layers/block_selection_shape.h"
+#include "model/layers/key_slices.h"
 
 namespace salamander {
 namespace {
@@ -39,44 +40,50 @@ SoftmaxMixer::SoftmaxMixer(const SoftmaxConfig& config, double norm_epsilon,
 absl::Status SoftmaxMixer::Forward(const MixerPass& pass, TensorView input, TensorView output,
                                    MixerActivations& saved) const {
   RETURN_IF_ERROR(ProjectQkv(pass, shape_, weights_, input, saved));
-  TensorView keys = saved.key;
-  TensorView values = saved.value;
-  if (pass.cache != nullptr) {
-    RETURN_IF_ERROR(AppendToCache(pass, saved));
-    keys = pass.cache->keys;
-    values = pass.cache->values;
-  }
   Arena& arena = *pass.execution->arena;
   const int64_t tokens = input.dim(0);
   saved.attention = arena.Tensor(input.dtype(), {tokens, shape_.heads, shape_.head_dim});
   saved.logsumexp = arena.Tensor(StatisticsType(input.dtype()), {tokens, shape_.heads});
-  const AttentionSplit split = SplitAttention(config_, pass.segments);
-  if (!split.dense.empty()) {
-    RETURN_IF_ERROR(DenseAttentionForward(*pass.execution, {.q = saved.query,
-                                                            .k = keys,
-                                                            .v = values,
-                                                            .segments = split.dense,
-                                                            .scale = scale_,
-                                                            .out = saved.attention,
-                                                            .logsumexp = saved.logsumexp}));
-  }
-  RETURN_IF_ERROR(SparseForward(pass, split.sparse, keys, values, saved));
+  RETURN_IF_ERROR(AttentionForward(pass, saved));
   return ProjectOutput(pass, weights_, input,
                        saved.attention.Reshape({tokens, saved.attention.row_size()}), output,
                        saved);
 }
 
+absl::Status SoftmaxMixer::AttentionForward(const MixerPass& pass, MixerActivations& saved) const {
+  Arena& arena = *pass.execution->arena;
+  const AttentionSplit split = SplitAttention(config_, pass.segments);
+  if (!split.sparse.empty()) {
+    saved.blocks = arena.Tensor(DType::kInt32, {saved.query.dim(0), shape_.kv_heads,
+                                                SelectionShape(config_.sparse).selected_blocks});
+  }
+  const ArenaScope scope(arena);
+  KeysAndValues read;
+  if (pass.cache != nullptr) {
+    RETURN_IF_ERROR(AppendToCache(pass, saved));
+    read = {pass.cache->keys, pass.cache->values};
+  } else {
+    ASSIGN_OR_RETURN(read, GatherSlices(pass, {saved.key, saved.value}));
+  }
+  if (!split.dense.empty()) {
+    RETURN_IF_ERROR(DenseAttentionForward(*pass.execution, {.q = saved.query,
+                                                            .k = read.keys,
+                                                            .v = read.values,
+                                                            .segments = split.dense,
+                                                            .scale = scale_,
+                                                            .out = saved.attention,
+                                                            .logsumexp = saved.logsumexp}));
+  }
+  return SparseForward(pass, split.sparse, read.keys, read.values, saved);
+}
+
 absl::Status SoftmaxMixer::SparseForward(const MixerPass& pass, Segments segments, TensorView keys,
-                                         TensorView values, MixerActivations& saved) const {
+                                         TensorView values, const MixerActivations& saved) const {
   if (!config_.use_sparse) return absl::OkStatus();
   const bool has_cache = pass.cache != nullptr;
   if (segments.empty() && !has_cache) return absl::OkStatus();
   Arena& arena = *pass.execution->arena;
   const BlockSelectionShape selection = SelectionShape(config_.sparse);
-  if (!segments.empty()) {
-    saved.blocks = arena.Tensor(DType::kInt32,
-                                {saved.query.dim(0), shape_.kv_heads, selection.selected_blocks});
-  }
   {
     const ArenaScope scope(arena);
     const auto pooled = [&](int64_t rows) {
@@ -116,37 +123,42 @@ absl::Status SoftmaxMixer::SparseForward(const MixerPass& pass, Segments segment
 
 absl::Status SoftmaxMixer::AttentionBackward(const MixerPass& pass, const MixerActivations& saved,
                                              TensorView d_attention, const QkvGradients& d) const {
+  // Gathered again rather than kept: few bytes to send, many to keep for every layer.
+  const ArenaScope scope(*pass.execution->arena);
+  ASSIGN_OR_RETURN(const KeysAndValues read, GatherSlices(pass, {saved.key, saved.value}));
+  ASSIGN_OR_RETURN(const KeysAndValues d_read, ZeroGradients(pass, {d.key, d.value}));
   RETURN_IF_ERROR(Zero(*pass.execution, d.query));
-  RETURN_IF_ERROR(Zero(*pass.execution, d.key));
-  RETURN_IF_ERROR(Zero(*pass.execution, d.value));
   const AttentionSplit split = SplitAttention(config_, pass.segments);
   if (!split.dense.empty()) {
     RETURN_IF_ERROR(DenseAttentionBackward(*pass.execution, {.q = saved.query,
-                                                             .k = saved.key,
-                                                             .v = saved.value,
+                                                             .k = read.keys,
+                                                             .v = read.values,
                                                              .segments = split.dense,
                                                              .scale = scale_,
                                                              .out = saved.attention,
                                                              .logsumexp = saved.logsumexp,
                                                              .d_out = d_attention,
                                                              .dq = d.query,
-                                                             .dk = d.key,
-                                                             .dv = d.value}));
+                                                             .dk = d_read.keys,
+                                                             .dv = d_read.values}));
   }
-  if (split.sparse.empty()) return absl::OkStatus();
-  return SparseAttentionBackward(*pass.execution, {.q = saved.query,
-                                                   .k = saved.key,
-                                                   .v = saved.value,
-                                                   .segments = split.sparse,
-                                                   .blocks = saved.blocks,
-                                                   .block_size = config_.sparse.block_size,
-                                                   .scale = scale_,
-                                                   .out = saved.attention,
-                                                   .logsumexp = saved.logsumexp,
-                                                   .d_out = d_attention,
-                                                   .dq = d.query,
-                                                   .dk = d.key,
-                                                   .dv = d.value});
+  if (!split.sparse.empty()) {
+    RETURN_IF_ERROR(
+        SparseAttentionBackward(*pass.execution, {.q = saved.query,
+                                                  .k = read.keys,
+                                                  .v = read.values,
+                                                  .segments = split.sparse,
+                                                  .blocks = saved.blocks,
+                                                  .block_size = config_.sparse.block_size,
+                                                  .scale = scale_,
+                                                  .out = saved.attention,
+                                                  .logsumexp = saved.logsumexp,
+                                                  .d_out = d_attention,
+                                                  .dq = d.query,
+                                                  .dk = d_read.keys,
+                                                  .dv = d_read.values}));
+  }
+  return ScatterGradients(pass, d_read, {d.key, d.value});
 }
 
 absl::Status SoftmaxMixer::Backward(const MixerPass& pass, TensorView input,

@@ -21,8 +21,9 @@ class SoftmaxMixer : public Mixer {
                         const MixerTensors& gradients) const override;
 
  private:
+  absl::Status AttentionForward(const MixerPass& pass, MixerActivations& saved) const;
   absl::Status SparseForward(const MixerPass& pass, Segments segments, TensorView keys,
-                             TensorView values, MixerActivations& saved) const;
+                             TensorView values, const MixerActivations& saved) const;
   absl::Status AttentionBackward(const MixerPass& pass, const MixerActivations& saved,
                                  TensorView d_attention, const QkvGradients& d) const;
 
