@@ -25,29 +25,29 @@ LightningSlice::LightningSlice(const MixerPass& pass, absl::Span<const double> s
 
 absl::StatusOr<TensorView> LightningSlice::StartStates(TensorView key, TensorView value) const {
   if (ranks_ == nullptr) return TensorView();
-  return Exchange({.key = key,
+  return Exchange(StateWay::kToLaterRanks,
+                  {.key = key,
                    .value = value,
                    .scale = 1.0,
-                   .reversed = false,
                    .piece = segments_.back(),
                    .is_awaited = edges_.behind > 0},
-                  kStartSlot, WeightsOfEarlier(edges_, slopes_));
+                  kStartSlot);
 }
 
 absl::StatusOr<TensorView> LightningSlice::EndGradients(TensorView query, TensorView d_out,
                                                         double scale) const {
   if (ranks_ == nullptr) return TensorView();
-  return Exchange({.key = query,
+  return Exchange(StateWay::kToEarlierRanks,
+                  {.key = query,
                    .value = d_out,
                    .scale = scale,
-                   .reversed = true,
                    .piece = segments_.front(),
                    .is_awaited = edges_.before > 0},
-                  kEndSlot, WeightsOfLater(edges_, slopes_));
+                  kEndSlot);
 }
 
-absl::StatusOr<TensorView> LightningSlice::Exchange(const Share& share, int32_t slot,
-                                                    absl::Span<const double> weights) const {
+absl::StatusOr<TensorView> LightningSlice::Exchange(StateWay way, const Share& share,
+                                                    int32_t slot) const {
   Arena& arena = *execution_.arena;
   const DType dtype = StatisticsType(share.key.dtype());
   const int64_t heads = share.key.dim(1), dim = share.key.dim(2);
@@ -60,14 +60,17 @@ absl::StatusOr<TensorView> LightningSlice::Exchange(const Share& share, int32_t 
                                                    .value = share.value.Rows(begin, count),
                                                    .slopes = slopes_,
                                                    .scale = share.scale,
-                                                   .reversed = share.reversed,
+                                                   .reversed = way == StateWay::kToEarlierRanks,
                                                    .state = mine}));
   } else {
     RETURN_IF_ERROR(Zero(execution_, mine));
   }
-  RETURN_IF_ERROR(ExchangeStates(
-      execution_, *ranks_,
-      {.mine = mine, .weights = weights, .sum = states.Rows(slot, 1).Reshape({heads, dim, dim})}));
+  RETURN_IF_ERROR(ExchangeStates(execution_, *ranks_,
+                                 {.way = way,
+                                  .edges = edges_,
+                                  .slopes = slopes_,
+                                  .mine = mine,
+                                  .sum = states.Rows(slot, 1).Reshape({heads, dim, dim})}));
   return states;
 }
 

@@ -40,12 +40,10 @@ class LightningSlice {
   struct Share {
     TensorView key, value;
     double scale;
-    bool reversed;
     const Segment& piece;
     bool is_awaited;
   };
-  absl::StatusOr<TensorView> Exchange(const Share& share, int32_t slot,
-                                      absl::Span<const double> weights) const;
+  absl::StatusOr<TensorView> Exchange(StateWay way, const Share& share, int32_t slot) const;
 
   const ExecutionContext& execution_;
   Communicator* ranks_;  // null: one rank holds the stream

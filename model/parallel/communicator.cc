@@ -40,6 +40,9 @@ class SingleRank : public Communicator {
   absl::Status DoAllToAll(const TensorView& sent, const TensorView& received) override {
     return Take(sent, received);
   }
+  absl::Status DoShift(const TensorView&, const TensorView&, const Neighbours&) override {
+    return absl::OkStatus();
+  }
   absl::Status Take(const TensorView& from, const TensorView& to) const {
     return from.raw() == to.raw() ? absl::OkStatus() : Copy(execution_, from, to);
   }
@@ -67,12 +70,15 @@ absl::string_view Name(Collective collective) {
       return "reduce-scatter";
     case Collective::kAllToAll:
       return "all-to-all";
+    case Collective::kShift:
+      return "shift";
   }
   return "";
 }
 
 double WireBytes(Collective collective, int64_t payload_bytes, int ranks) {
   const double share = static_cast<double>(payload_bytes) * (ranks - 1) / ranks;
+  if (collective == Collective::kShift) return static_cast<double>(payload_bytes);
   return collective == Collective::kAllReduce ? 2 * share : share;
 }
 
@@ -112,6 +118,15 @@ absl::Status Communicator::AllToAll(const TensorView& sent, const TensorView& re
       << received.ShapeString();
   Count(Collective::kAllToAll, sent);
   return DoAllToAll(sent, received);
+}
+
+absl::Status Communicator::Shift(const TensorView& sent, const TensorView& received, int step) {
+  SALAMANDER_CHECK(IsWholeOf(sent, received, 1) && (step == 1 || step == -1))
+      << name_ << ": " << sent.ShapeString() << " to " << received.ShapeString() << " by " << step;
+  const auto rank_or_none = [&](int rank) { return rank >= 0 && rank < size() ? rank : -1; };
+  const Neighbours neighbours{rank_or_none(rank() + step), rank_or_none(rank() - step)};
+  Count(Collective::kShift, neighbours.to < 0 ? sent.Rows(0, 0) : sent);
+  return DoShift(sent, received, neighbours);
 }
 
 std::unique_ptr<Communicator> SingleRankCommunicator(absl::string_view name,

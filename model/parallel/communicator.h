@@ -21,8 +21,8 @@
 namespace salamander {
 
 // Collectives of tensors.
-enum class Collective { kAllReduce, kBroadcast, kAllGather, kReduceScatter, kAllToAll };
-inline constexpr int kCollectives = 5;
+enum class Collective { kAllReduce, kBroadcast, kAllGather, kReduceScatter, kAllToAll, kShift };
+inline constexpr int kCollectives = 6;
 absl::string_view Name(Collective collective);
 
 // What one kind of collective has cost a rank so far.
@@ -70,6 +70,11 @@ class Communicator {
   // to the same rows of `received`. Any dtype. The tensors do not overlap.
   absl::Status AllToAll(const TensorView& sent, const TensorView& received);
 
+  // `sent` goes to rank + step, and `received` is what rank - step sent, like `sent`; where there
+  // is no such rank it holds nothing of meaning. step is 1 or -1. Any dtype. The tensors do not
+  // overlap.
+  absl::Status Shift(const TensorView& sent, const TensorView& received, int step);
+
   // Of numbers on the host.
   virtual absl::Status AllReduceSum(absl::Span<double> values) = 0;
   virtual absl::Status AllReduceMax(absl::Span<int64_t> values) = 0;
@@ -88,12 +93,19 @@ class Communicator {
  protected:
   explicit Communicator(absl::string_view name) : name_(name) {}
 
+  // Of a shift; -1 where there is none.
+  struct Neighbours {
+    int to, from;
+  };
+
  private:
   virtual absl::Status DoAllReduceSum(const TensorView& buffer) = 0;
   virtual absl::Status DoBroadcast(const TensorView& buffer, int root) = 0;
   virtual absl::Status DoAllGather(const TensorView& mine, const TensorView& all) = 0;
   virtual absl::Status DoReduceScatterSum(const TensorView& all, const TensorView& mine) = 0;
   virtual absl::Status DoAllToAll(const TensorView& sent, const TensorView& received) = 0;
+  virtual absl::Status DoShift(const TensorView& sent, const TensorView& received,
+                               const Neighbours& neighbours) = 0;
 
   void Count(Collective collective, const TensorView& payload);
 

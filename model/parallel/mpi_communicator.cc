@@ -167,6 +167,20 @@ class MpiCommunicator : public Communicator {
     });
   }
 
+  absl::Status DoShift(const TensorView& sent, const TensorView& received,
+                       const Neighbours& neighbours) override {
+    const auto rank_of = [](int neighbour) { return neighbour < 0 ? MPI_PROC_NULL : neighbour; };
+    for (int64_t begin = 0; begin < sent.bytes(); begin += kLargestCount) {
+      const int bytes = static_cast<int>(std::min(kLargestCount, sent.bytes() - begin));
+      RETURN_IF_ERROR(
+          Check(MPI_Sendrecv(BytesOf(sent) + begin, bytes, MPI_BYTE, rank_of(neighbours.to), 0,
+                             BytesOf(received) + begin, bytes, MPI_BYTE, rank_of(neighbours.from),
+                             0, comm_, MPI_STATUS_IGNORE),
+                "shift"));
+    }
+    return absl::OkStatus();
+  }
+
   static char* BytesOf(const TensorView& tensor) { return static_cast<char*>(tensor.raw()); }
 
   // With a type of `bytes` bytes whose next element begins `stride` bytes on: the same bytes of

@@ -160,6 +160,21 @@ class Nccl : public Communicator {
     return Enqueue("all-to-all", sent, [&] { return SendAndReceive(sent, received); });
   }
 
+  absl::Status DoShift(const TensorView& sent, const TensorView& received,
+                       const Neighbours& neighbours) override {
+    return Enqueue("shift", sent, [&] {
+      const auto count = static_cast<size_t>(sent.size());
+      const ncclDataType_t type = TypeOf(sent.dtype());
+      ncclResult_t state = ncclGroupStart();
+      if (neighbours.to >= 0)
+        state = ncclSend(sent.raw(), count, type, neighbours.to, comm_.get(), stream());
+      if (neighbours.from >= 0 && (state == ncclSuccess || state == ncclInProgress))
+        state = ncclRecv(received.raw(), count, type, neighbours.from, comm_.get(), stream());
+      const ncclResult_t ended = ncclGroupEnd();
+      return state == ncclSuccess || state == ncclInProgress ? ended : state;
+    });
+  }
+
   // Every rank's part, in one group of calls.
   ncclResult_t SendAndReceive(const TensorView& sent, const TensorView& received) const {
     const int64_t rows = sent.dim(0) / size();

@@ -66,6 +66,14 @@ class Staged : public Communicator {
         [&](const TensorView& from, const TensorView& to) { return host_->AllToAll(from, to); });
   }
 
+  absl::Status DoShift(const TensorView& sent, const TensorView& received,
+                       const Neighbours& neighbours) override {
+    const int step = neighbours.to >= 0 ? neighbours.to - rank() : rank() - neighbours.from;
+    return InPieces({sent, 1}, {received, 1}, [&](const TensorView& from, const TensorView& to) {
+      return host_->Shift(from, to, step);
+    });
+  }
+
   // A tensor of one part, or of a part for each rank.
   struct Parts {
     const TensorView& tensor;

@@ -1,10 +1,12 @@
 #include "model/parallel/state_exchange.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/lightning_states.h"
+#include "kernels/memory.h"
 
 namespace salamander {
 namespace {
@@ -48,14 +50,40 @@ std::vector<double> WeightsOfLater(const SliceEdges& edges, absl::Span<const dou
   return Weights(edges, slopes, 1, edges.behind);
 }
 
+bool ForgetsSlices(DType dtype, absl::Span<const double> slopes, int64_t tokens) {
+  return std::all_of(slopes.begin(), slopes.end(), [&](double slope) {
+    const double decay = std::exp(-slope * static_cast<double>(tokens));
+    return dtype == DType::kFloat64 ? decay == 0 : static_cast<float>(decay) == 0;
+  });
+}
+
 absl::Status ExchangeStates(const ExecutionContext& context, Communicator& ranks,
                             const StateExchangeArgs& args) {
   Arena& arena = *context.arena;
   const ArenaScope scope(arena);
-  const TensorView all = arena.Tensor(
-      args.mine.dtype(), {ranks.size(), args.mine.dim(0), args.mine.dim(1), args.mine.dim(2)});
-  RETURN_IF_ERROR(ranks.AllGather(args.mine.Reshape({1, all.dim(1), all.dim(2), all.dim(3)}), all));
-  return LightningStateSum(context, {.states = all, .weights = args.weights, .sum = args.sum});
+  const bool to_later = args.way == StateWay::kToLaterRanks;
+  const std::vector<double> weights = to_later ? WeightsOfEarlier(args.edges, args.slopes)
+                                               : WeightsOfLater(args.edges, args.slopes);
+  const TensorView mine =
+      args.mine.Reshape({1, args.mine.dim(0), args.mine.dim(1), args.mine.dim(2)});
+  const auto states = [&](int64_t count) {
+    return arena.Tensor(mine.dtype(), {count, mine.dim(1), mine.dim(2), mine.dim(3)});
+  };
+  if (!ForgetsSlices(mine.dtype(), args.slopes, args.edges.tokens)) {
+    const TensorView all = states(ranks.size());
+    RETURN_IF_ERROR(ranks.AllGather(mine, all));
+    return LightningStateSum(context, {.states = all, .weights = weights, .sum = args.sum});
+  }
+  const int step = to_later ? 1 : -1;
+  const TensorView received = states(1);
+  RETURN_IF_ERROR(ranks.Shift(mine, received, step));
+  const int from = ranks.rank() - step;
+  if (from < 0 || from >= ranks.size()) return Zero(context, args.sum);
+  const size_t heads = args.slopes.size();
+  return LightningStateSum(context,
+                           {.states = received,
+                            .weights = absl::MakeConstSpan(weights).subspan(from * heads, heads),
+                            .sum = args.sum});
 }
 
 }  // namespace salamander

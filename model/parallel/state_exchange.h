@@ -6,8 +6,9 @@
 //   gradient of the state after rank r       sum_{i > r} exp(-slope n (i - 1 - r)) D_i
 // where E_i and D_i count only if rank i's and rank r's ends of the gap between them lie in one
 // document: every rank reads that off its own segments. One all-gather of a state [H, D, D] a
-// layer, whatever n is. Source: linear attention's sequence parallelism, arXiv 2404.02882,
-// 2502.07563.
+// layer, whatever n is; where every head forgets a slice, exp(-slope n) = 0 in the state's type
+// (slope n > 104 in fp32), a state handed to the neighbour, however many ranks there are. Source:
+// linear attention's sequence parallelism, arXiv 2404.02882, 2502.07563.
 #ifndef MODEL_PARALLEL_STATE_EXCHANGE_H_
 #define MODEL_PARALLEL_STATE_EXCHANGE_H_
 
@@ -44,12 +45,19 @@ std::vector<double> WeightsOfEarlier(const SliceEdges& edges, absl::Span<const d
 // last document ends here.
 std::vector<double> WeightsOfLater(const SliceEdges& edges, absl::Span<const double> slopes);
 
-// Collective: every rank's `mine` [H, D, D], summed by the rank's own `weights`. What no rank's
-// weights count is sent and not read.
+// Whether no state of the type outlives a slice: the same on every rank of a context group.
+bool ForgetsSlices(DType dtype, absl::Span<const double> slopes, int64_t tokens);
+
+enum class StateWay { kToLaterRanks, kToEarlierRanks };
+
+// Collective: the start state from every rank's E, or the gradient of the end state from every
+// rank's D. What no rank's weights count is sent and not read.
 struct StateExchangeArgs {
-  TensorView mine;
-  absl::Span<const double> weights;  // [ranks, H]
-  TensorView sum;                    // [H, D, D]
+  StateWay way;
+  SliceEdges edges;
+  absl::Span<const double> slopes;  // [H]
+  TensorView mine;                  // [H, D, D]
+  TensorView sum;                   // [H, D, D]
 };
 absl::Status ExchangeStates(const ExecutionContext& context, Communicator& ranks,
                             const StateExchangeArgs& args);

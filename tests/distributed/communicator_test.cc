@@ -117,6 +117,23 @@ TEST_P(PartsTest, AllToAllExchangesTheRanksParts) {
   }
 }
 
+TEST_P(PartsTest, ShiftHandsTensorsToTheNextRankAndToTheOneBefore) {
+  const int rank = ranks().rank();
+  const TestTensor sent = PartOf(rank, dtype(), kPartRows);
+  for (const int step : {1, -1}) {
+    const Traffic before = ranks().traffic();
+    const TestTensor received(dtype(), {kPartRows, 3});
+    ASSERT_TRUE(ranks().Shift(sent.View(), received.View(), step).ok());
+    const int from = rank - step, to = rank + step;
+    if (from >= 0 && from < ranks().size()) {
+      EXPECT_TRUE(BitwiseEqual(received.View(), PartOf(from, dtype(), kPartRows).View())) << step;
+    }
+    const auto index = static_cast<size_t>(Collective::kShift);
+    EXPECT_EQ(ranks().traffic()[index].payload_bytes - before[index].payload_bytes,
+              to >= 0 && to < ranks().size() ? sent.View().bytes() : 0);
+  }
+}
+
 TEST_P(PartsTest, CountsCallsAndBytes) {
   const Traffic before = ranks().traffic();
   const int64_t rows = kPartRows * ranks().size();

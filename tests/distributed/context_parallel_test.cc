@@ -167,29 +167,31 @@ class ContextTrafficTest : public ContextRanks {
 INSTANTIATE_TEST_SUITE_P(Models, ContextTrafficTest, testing::ValuesIn(Cases()),
                          [](const auto& given) { return given.param.name; });
 
-// A Lightning layer gathers a state each way, whatever the length; a softmax layer gathers keys and
-// values each way and scatters their gradients.
+// A Lightning layer gathers a state each way, whatever the length, or hands it to its neighbour
+// where heads forget; a softmax layer gathers keys and values each way and scatters their
+// gradients.
 TEST_P(ContextTrafficTest, BytesOfALightningLayerDoNotDependOnLength) {
   const TinyModel model(config(), DType::kFloat32, 14);
   int64_t lightning = 0, softmax = 0;
   for (const LayerConfig& layer : config().layers)
     ++(layer.mixer == MixerKind::kLightning ? lightning : softmax);
-  const int64_t ranks = World().size();
-  const int64_t state_bytes = 4 * config().lightning.heads * config().lightning.head_dim *
-                              config().lightning.head_dim * ranks;
-  for (const int64_t tokens : {24, 96, 240}) {
-    const Traffic sent = Sent(model, tokens);
+  const int64_t ranks = World().size(), rank = World().rank();
+  const int64_t state_bytes =
+      4 * config().lightning.heads * config().lightning.head_dim * config().lightning.head_dim;
+  for (const int64_t tokens : {24, 144, 288}) {
+    const bool forgets = GetParam().name == "Forgetful" && tokens > 24;
+    const int64_t gathered = forgets ? 0 : lightning, shifted = forgets ? lightning : 0;
     const int64_t key_bytes = 4 * tokens * config().softmax.kv_heads * config().softmax.head_dim;
-    const CollectiveTraffic gathers{
-        .calls = 2 * lightning + 4 * softmax,
-        .payload_bytes = 2 * lightning * state_bytes + 4 * softmax * key_bytes};
-    const CollectiveTraffic scatters{.calls = 2 * softmax,
-                                     .payload_bytes = 2 * softmax * key_bytes};
-    const Traffic nothing = {};
     Traffic expected = {};
-    expected[static_cast<size_t>(Collective::kAllGather)] = gathers;
-    expected[static_cast<size_t>(Collective::kReduceScatter)] = scatters;
-    EXPECT_EQ(sent, ranks == 1 ? nothing : expected) << tokens << " tokens";
+    const auto expect = [&](Collective collective, int64_t calls, int64_t bytes) {
+      expected[static_cast<size_t>(collective)] = {.calls = calls, .payload_bytes = bytes};
+    };
+    expect(Collective::kAllGather, 2 * gathered + 4 * softmax,
+           2 * gathered * state_bytes * ranks + 4 * softmax * key_bytes);
+    expect(Collective::kReduceScatter, 2 * softmax, 2 * softmax * key_bytes);
+    const int64_t neighbours = (rank > 0) + (rank + 1 < ranks);
+    expect(Collective::kShift, 2 * shifted, shifted * neighbours * state_bytes);
+    EXPECT_EQ(Sent(model, tokens), ranks == 1 ? Traffic{} : expected) << tokens << " tokens";
   }
 }
 

@@ -47,6 +47,13 @@ inline ModelConfig LongRopeConfig() {
   return config;
 }
 
+// Heads that have forgotten a slice of 36 tokens, and in fp64 one of 300, when it ends.
+inline ModelConfig ForgetfulConfig() {
+  ModelConfig config = TinyHybridConfig(3, {});
+  config.lightning.slopes = {3.0, 4.0, 3.5, 5.0};
+  return config;
+}
+
 struct ContextCase {
   std::string name;
   ModelConfig config;
@@ -60,6 +67,7 @@ inline std::vector<ContextCase> Cases() {
   return {{"Dense", QkNormConfig()},
           {"LongRope", LongRopeConfig()},
           {"Lightning", TinyHybridConfig(3, {})},
+          {"Forgetful", ForgetfulConfig()},
           {"Hybrid", TinyHybridConfig(3, {1})},
           {"SparsePerDocument", SparseHybridConfig(DenseRule::kPerDocument, 90)},
           {"SparsePerQuery", SparseHybridConfig(DenseRule::kPerQuery, 20)}};

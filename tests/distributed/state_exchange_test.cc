@@ -66,6 +66,15 @@ TEST(StateExchangeTest, WeightsJoinSlicesThatADocumentJoins) {
   }
 }
 
+TEST(StateExchangeTest, AStateIsForgottenWhereItsDecayOverASliceIsZeroInItsType) {
+  const std::vector<double> slopes = {0.25, 4.0};
+  EXPECT_FALSE(ForgetsSlices(DType::kFloat32, slopes, 412));  // exp(-103) is a denormal
+  EXPECT_TRUE(ForgetsSlices(DType::kFloat32, slopes, 417));
+  EXPECT_FALSE(ForgetsSlices(DType::kFloat64, slopes, 417));
+  EXPECT_TRUE(ForgetsSlices(DType::kFloat64, slopes, 3000));
+  EXPECT_FALSE(ForgetsSlices(DType::kFloat32, std::vector<double>{0.0}, int64_t{1} << 40));
+}
+
 TEST(StateExchangeDeathTest, ADocumentThatIsLongerThanTheOtherSlicesIsRefused) {
   const std::vector<Segment> segments = {{.query_count = 4, .first_position = 9}};
   EXPECT_DEATH(WeightsOfEarlier(EdgesOf(segments, 1, 2), std::vector<double>{0.5}),
