@@ -23,7 +23,8 @@ PackedStream SliceOf(const PackedStream& stream, int rank, int ranks) {
                         .targets = Rows(stream.targets, begin, count),
                         .loss_weights = Rows(stream.loss_weights, begin, count),
                         .segments = {}};
-  for (const Segment& segment : stream.segments) {
+  for (size_t index = 0; index < stream.segments.size(); ++index) {
+    const Segment& segment = stream.segments[index];
     const int64_t first = std::max(segment.query_begin, begin);
     const int64_t end = std::min(segment.query_begin + segment.query_count, begin + count);
     if (first >= end) continue;
@@ -33,6 +34,7 @@ PackedStream SliceOf(const PackedStream& stream, int rank, int ranks) {
     piece.first_position += first - segment.query_begin;
     piece.whole_count = segment.document_length();
     slice.segments.push_back(piece);
+    slice.has_targets.push_back(stream.HasTargets(index));
   }
   return slice;
 }

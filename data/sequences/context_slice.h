@@ -6,6 +6,7 @@
 //                              keys of all slices have it
 //   first_position             what lies on earlier ranks
 //   whole_count                the document's length
+// and the slice knows of each whether it has targets: its last rows alone could pass for padding.
 #ifndef DATA_SEQUENCES_CONTEXT_SLICE_H_
 #define DATA_SEQUENCES_CONTEXT_SLICE_H_
 

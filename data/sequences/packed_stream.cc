@@ -1,5 +1,7 @@
 #include "data/sequences/packed_stream.h"
 
+#include <algorithm>
+
 #include "kernels/base/logging.h"
 
 namespace salamander {
@@ -19,6 +21,14 @@ double PackedStream::weighted_targets() const {
   double sum = 0;
   for (const float weight : loss_weights) sum += weight;
   return sum;
+}
+
+bool PackedStream::HasTargets(size_t index) const {
+  if (!has_targets.empty()) return has_targets[index];
+  const Segment& segment = segments[index];
+  const auto begin = loss_weights.begin() + segment.query_begin;
+  return std::any_of(begin, begin + segment.query_count,
+                     [](float weight) { return weight != 0.0F; });
 }
 
 void AppendPiece(absl::Span<const int32_t> piece, int32_t following,
@@ -47,6 +57,8 @@ void AppendPadding(int64_t count, int32_t token, PackedStream* stream) {
 }
 
 void AppendStream(const PackedStream& other, PackedStream* stream) {
+  SALAMANDER_CHECK(other.has_targets.empty() && stream->has_targets.empty())
+      << "streams are put together before they are cut into slices";
   const int64_t shift = stream->size();
   for (Segment segment : other.segments) {
     segment.query_begin += shift;

@@ -26,10 +26,17 @@ struct PackedStream {
   std::vector<float> loss_weights;  // [T]
   std::vector<Segment> segments;    // covers [0, T)
 
+  // [segments] Of a slice (context_slice.h), whether each document has a weighted target, in this
+  // slice or another; empty: its own rows say.
+  std::vector<bool> has_targets = {};
+
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
 
   // Sum of the loss weights: what the global batch divides its loss by.
   double weighted_targets() const;
+
+  // Whether the document of segment `index` has a weighted target. Padding has none.
+  bool HasTargets(size_t index) const;
 };
 
 // Appends a piece of a document as a segment of its own. `following` is the token after the

@@ -23,7 +23,15 @@ PackedStream Stream() {
 TEST(ContextSliceTest, RowsGoWithTheirTargetsAndWeights) {
   const PackedStream stream = Stream();
   PackedStream whole;
-  for (int rank = 0; rank < 3; ++rank) AppendStream(SliceOf(stream, rank, 3), &whole);
+  const auto append = [](const auto& from, auto& to) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
+  for (int rank = 0; rank < 3; ++rank) {
+    const PackedStream slice = SliceOf(stream, rank, 3);
+    append(slice.tokens, whole.tokens);
+    append(slice.targets, whole.targets);
+    append(slice.loss_weights, whole.loss_weights);
+  }
   EXPECT_EQ(whole.tokens, stream.tokens);
   EXPECT_EQ(whole.targets, stream.targets);
   EXPECT_EQ(whole.loss_weights, stream.loss_weights);
@@ -53,6 +61,19 @@ TEST(ContextSliceTest, PiecesKnowTheirPlaceInTheirDocument) {
     for (size_t i = 0; i < stream.segments.size(); ++i)
       EXPECT_EQ(rows_of_document[i], stream.segments[i].query_count);
   }
+}
+
+TEST(ContextSliceTest, TheLastTokensOfADocumentAreNotPadding) {
+  PackedStream stream;
+  AppendPiece({1, 2, 3, 4, 5}, -1, {}, &stream);
+  AppendPadding(3, 0, &stream);
+  const PackedStream slice = SliceOf(stream, 1, 2);
+  ASSERT_EQ(slice.segments.size(), 2u);
+  EXPECT_THAT(slice.loss_weights, ElementsAre(0, 0, 0, 0));
+  EXPECT_TRUE(slice.HasTargets(0));
+  EXPECT_FALSE(slice.HasTargets(1));
+  EXPECT_TRUE(stream.HasTargets(0));
+  EXPECT_FALSE(stream.HasTargets(1));
 }
 
 TEST(ContextSliceTest, SlicesOfADocumentThatEndsOnAnEdgeAreWhole) {

@@ -12,15 +12,13 @@
 namespace salamander {
 namespace {
 
-// 1 for every token of a document, 0 for padding: a segment in which nothing is learnt.
+// 1 for every token of a document, 0 for padding: a document in which nothing is learnt.
 std::vector<float> RealTokenWeights(const PackedStream& stream) {
   std::vector<float> weights(stream.tokens.size(), 0.0F);
-  for (const Segment& segment : stream.segments) {
-    const auto begin = stream.loss_weights.begin() + segment.query_begin;
-    const auto end = begin + segment.query_count;
-    if (std::any_of(begin, end, [](float weight) { return weight != 0.0F; })) {
-      std::fill_n(weights.begin() + segment.query_begin, segment.query_count, 1.0F);
-    }
+  for (size_t index = 0; index < stream.segments.size(); ++index) {
+    const Segment& segment = stream.segments[index];
+    if (!stream.HasTargets(index)) continue;
+    std::fill_n(weights.begin() + segment.query_begin, segment.query_count, 1.0F);
   }
   return weights;
 }
