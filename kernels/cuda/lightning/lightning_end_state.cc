@@ -1,6 +1,7 @@
 // LightningEndState by the states kernel and its scan (lightning_plan.h): the rows are one run
 // whose pieces end where the walk ends, so that only the first, which nothing decays into, may be
-// shorter than the others.
+// shorter than the others. Its last chunk is then shorter than 64 rows, and heads remember one
+// chunk more.
 #include <algorithm>
 #include <vector>
 
@@ -57,8 +58,11 @@ absl::Status LightningEndState(const ExecutionContext& context, const LightningE
   const auto count = static_cast<int32_t>(pieces.size());
   std::vector<LightningChain> chains;
   if (count > 1) chains.push_back({.first_scratch = 0, .pieces = count});
+  std::vector<LightningHead> described = DescribeLightningHeads(args.slopes, piece);
+  for (LightningHead& head : described)
+    if (head.memory_chunks < rows) ++head.memory_chunks;
   LightningTables tables;
-  const int64_t placed_heads = tables.Add(DescribeLightningHeads(args.slopes, piece));
+  const int64_t placed_heads = tables.Add(described);
   const int64_t placed_pieces = tables.Add(pieces);
   const int64_t placed_chains = tables.Add(chains);
   RETURN_IF_ERROR(tables.Upload(context));
