@@ -73,6 +73,52 @@ TEST_P(CommunicatorGpuTest, BroadcastGivesEveryRankTheRootsTensor) {
   }
 }
 
+// Part `index` of a tensor of a part to each rank, as Numbers(part, rank) made it.
+void ExpectNumbers(const std::vector<float>& all, int64_t part, int index, int rank) {
+  for (int64_t i = 0; i < part; ++i) {
+    ASSERT_EQ(all[static_cast<size_t>(index * part + i)],
+              static_cast<float>(i % 1000) + static_cast<float>(rank))
+        << "element " << i << " of part " << index;
+  }
+}
+
+TEST_P(CommunicatorGpuTest, AllGatherReduceScatterAndAllToAllMoveTheRanksParts) {
+  const int ranks = ranks_->size(), me = ranks_->rank();
+  for (const int64_t part : {int64_t{1}, int64_t{1001}, kLong / 8}) {
+    const ArenaScope scope(arena_);
+    const TensorView mine = Numbers(part, me);
+    const TensorView all = arena_.Tensor(DType::kFloat32, {ranks * part});
+    ASSERT_TRUE(ranks_->AllGather(mine, all).ok());
+    for (int rank = 0; rank < ranks; ++rank) ExpectNumbers(Read(all), part, rank, rank);
+
+    ASSERT_TRUE(ranks_->ReduceScatterSum(all, mine).ok());
+    const std::vector<float> sum = Read(mine);
+    for (int64_t i = 0; i < part; ++i) {
+      ASSERT_EQ(sum[static_cast<size_t>(i)],
+                static_cast<float>(ranks) * static_cast<float>(i % 1000 + me))
+          << i;
+    }
+
+    const TensorView exchanged = arena_.Tensor(DType::kFloat32, {ranks * part});
+    ASSERT_TRUE(ranks_->AllToAll(all, exchanged).ok());
+    for (int rank = 0; rank < ranks; ++rank) ExpectNumbers(Read(exchanged), part, rank, me);
+  }
+}
+
+TEST_P(CommunicatorGpuTest, ShiftHandsTensorsToTheNextRankAndToTheOneBefore) {
+  for (const int64_t size : {int64_t{1}, int64_t{1001}, kLong}) {
+    for (const int step : {1, -1}) {
+      const ArenaScope scope(arena_);
+      const TensorView sent = Numbers(size, ranks_->rank());
+      const TensorView received = arena_.Tensor(DType::kFloat32, {size});
+      ASSERT_TRUE(ranks_->Shift(sent, received, step).ok());
+      const int from = ranks_->rank() - step;
+      if (from < 0 || from >= ranks_->size()) continue;
+      ExpectNumbers(Read(received), size, 0, from);
+    }
+  }
+}
+
 TEST_P(CommunicatorGpuTest, CollectivesFollowWhatTheStreamHoldsAndAreFollowed) {
   // Each collective reads what the one before it left, without a wait between.
   const ArenaScope scope(arena_);

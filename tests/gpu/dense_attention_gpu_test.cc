@@ -167,6 +167,21 @@ TEST(DenseAttentionGpuTest, QueriesBehindCachedKeysMatchTheCpu) {
   }
 }
 
+// As a context-parallel rank has them: queries are a slice, keys are of the whole stream.
+TEST(DenseAttentionGpuTest, SlicesReadTheKeysOfTheWholeStream) {
+  SKIP_WITHOUT_GPU();
+  for (const int64_t before : {1, 64, 333}) {
+    SCOPED_TRACE(before);
+    AttentionProblem problem =
+        MakeProblem({.documents = {900}, .heads = 8, .key_heads = 2, .head_dim = 128});
+    problem.segments = {
+        {.query_begin = 0, .query_count = 150, .key_begin = 20, .first_position = before},
+        {.query_begin = 150, .query_count = 1, .key_begin = before + 170},
+        {.query_begin = 151, .query_count = 200, .key_begin = before + 171}};
+    ExpectMatchesCpu(problem);
+  }
+}
+
 // All scores near -200: what a mask leaves of a tile must not reach exp() without the mask.
 TEST(DenseAttentionGpuTest, StronglyNegativeScoresStayFinite) {
   SKIP_WITHOUT_GPU();

@@ -343,5 +343,26 @@ TEST(SparseAttentionGpuTest, ChunkedPrefillAndDecodingMatchTwin) {
   }
 }
 
+// As a context-parallel rank has them: queries are a slice, keys are of the whole stream; the first
+// document began before the slice, the last goes on behind it.
+TEST(SparseAttentionGpuTest, SlicesReadTheKeysOfTheWholeStream) {
+  SKIP_WITHOUT_GPU();
+  for (const int64_t head_dim : {64, 128}) {
+    for (const int64_t before : {1, 63, 64, 333}) {
+      SCOPED_TRACE(testing::Message() << "head_dim " << head_dim << ", " << before << " before");
+      AttentionProblem problem =
+          RoundedAttention({.documents = {900}, .heads = 32, .key_heads = 2, .head_dim = head_dim});
+      problem.segments = {
+          {.query_begin = 0, .query_count = 150, .key_begin = 20, .first_position = before},
+          {.query_begin = 150, .query_count = 1, .key_begin = before + 170},
+          {.query_begin = 151, .query_count = 200, .key_begin = before + 171}};
+      SetLists(problem, 64, 6, RandomChoice(0.6, 5));
+      const AttentionProblem actual = kSparse.Run(problem);
+      ExpectOtherRowsUntouched(problem, actual);
+      ExpectGpuNear(actual, Twin(problem));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace salamander
