@@ -34,6 +34,10 @@
   absl::Status Zero(const ExecutionContext& context, const TensorView& tensor);                    \
   absl::Status Copy(const ExecutionContext& context, const TensorView& source,                     \
                     const TensorView& destination);                                                \
+  absl::Status Add(const ExecutionContext& context, const TensorView& source,                      \
+                   const TensorView& destination);                                                 \
+  absl::Status JoinColumns(const ExecutionContext& context, const TensorView& source,              \
+                           int64_t parts, const TensorView& destination);                          \
   absl::Status Convert(const ExecutionContext& context, const TensorView& source,                  \
                        const TensorView& destination);                                             \
   absl::Status CopyFromHost(const ExecutionContext& context, const void* host,                     \
@@ -61,6 +65,7 @@
   DECLARE_OP(PoolKeys, PoolKeysArgs)                                                               \
   DECLARE_OP(RmsNormBackward, RmsNormBackwardArgs)                                                 \
   DECLARE_OP(RmsNormForward, RmsNormForwardArgs)                                                   \
+  DECLARE_OP(RmsNormSums, RmsNormSumsArgs)                                                         \
   DECLARE_OP(RopeTables, RopeTablesArgs)                                                           \
   DECLARE_OP(SelectBlocks, SelectBlocksArgs)                                                       \
   DECLARE_OP(SigmoidGateBackward, SigmoidGateBackwardArgs)                                         \

@@ -23,6 +23,12 @@ void CheckGradients(const HeadGradients& gradients, const TensorView& hidden,
   }
 }
 
+void CheckSplit(const VocabularySplit* split) {
+  SALAMANDER_CHECK(split == nullptr ||
+                   (split->rank >= 0 && split->rank < split->ranks && split->gather))
+      << "part " << split->rank << " of a vocabulary in " << split->ranks;
+}
+
 void CheckPerToken(const TensorView& view, const TensorView& hidden) {
   SALAMANDER_CHECK(view.empty() || view.size() == hidden.dim(0))
       << view.ShapeString() << " for hidden " << hidden.ShapeString();
@@ -44,6 +50,7 @@ absl::Status HeadCrossEntropy(const ExecutionContext& context, const HeadCrossEn
   CheckPerToken(args.token_losses, args.hidden);
   CheckLossSum(args.loss_sum);
   CheckPerToken(args.predictions, args.hidden);
+  CheckSplit(args.split);
   DISPATCH_BACKEND(HeadCrossEntropy, context, args);
 }
 
@@ -55,6 +62,7 @@ absl::Status HeadDistillation(const ExecutionContext& context, const HeadDistill
   CheckGradients(args.gradients, args.hidden, args.head);
   CheckPerToken(args.token_losses, args.hidden);
   CheckLossSum(args.loss_sum);
+  CheckSplit(args.split);
   DISPATCH_BACKEND(HeadDistillation, context, args);
 }
 

@@ -5,8 +5,16 @@
 //   KL to a teacher loss = sum_t w_t * sum_v p_tv * (log p_tv - log q_tv)
 // with p the teacher's and q the student's softmax, at temperature 1. Gradients are those of
 // gradient_scale * loss; a row of weight 0 adds exactly nothing.
+//
+// A head may be split by tokens among ranks. Each then has its part's logits, and the ranks bring
+// together a few numbers of each row: the largest logit, the sum of exponentials, the target's
+// logit. Losses and predictions are the whole vocabulary's, with the same bits on every rank;
+// d_hidden is the part's share of a sum over ranks, d_head the part's own.
 #ifndef KERNELS_HEAD_LOSS_H_
 #define KERNELS_HEAD_LOSS_H_
+
+#include <cstdint>
+#include <functional>
 
 #include "absl/status/status.h"
 
@@ -14,6 +22,15 @@
 #include "kernels/base/tensor_view.h"
 
 namespace salamander {
+
+// Which of equal parts of the vocabulary a rank's head is, and the way to the other ranks'.
+struct VocabularySplit {
+  int rank = 0;
+  int ranks = 1;
+  // Rank r's `mine` becomes rows [r * n, (r + 1) * n) of `all` on every rank, n = mine.dim(0).
+  // Called by every rank alike, once a chunk of rows.
+  std::function<absl::Status(const TensorView& mine, const TensorView& all)> gather;
+};
 
 struct HeadGradients {
   double scale = 1.0;
@@ -33,6 +50,7 @@ struct HeadCrossEntropyArgs {
   TensorView predictions;  // [T] int32 receives the argmax (lowest index of equals; -1 where weight
                            // is 0), or empty
   TensorView loss_sum;     // [1] fp64, the weighted sum over rows in a fixed order is added to it
+  const VocabularySplit* split = nullptr;  // null: the head is whole
 };
 
 struct HeadDistillationArgs {
@@ -42,10 +60,11 @@ struct HeadDistillationArgs {
   TensorView teacher_hidden;  // [T, C']
   TensorView teacher_head;    // [V, C']
   double teacher_logit_scale = 1.0;
-  TensorView loss_weights;  // [T] fp32
-  HeadGradients gradients;  // of the student
-  TensorView token_losses;  // [T] fp32 or empty
-  TensorView loss_sum;      // [1] fp64, added to
+  TensorView loss_weights;                 // [T] fp32
+  HeadGradients gradients;                 // of the student
+  TensorView token_losses;                 // [T] fp32 or empty
+  TensorView loss_sum;                     // [1] fp64, added to
+  const VocabularySplit* split = nullptr;  // of both heads; null: they are whole
 };
 
 struct HeadLogitsArgs {
@@ -55,8 +74,8 @@ struct HeadLogitsArgs {
   TensorView logits;  // [T, V] in the StatisticsType
 };
 
-// Fails where the target of a row with a weight lies outside [0, V), naming the row; on CUDA at the
-// next wait (kernels/device.h).
+// Fails where the target of a row with a weight lies outside the vocabulary, naming the row; on
+// CUDA at the next wait (kernels/device.h).
 absl::Status HeadCrossEntropy(const ExecutionContext& context, const HeadCrossEntropyArgs& args);
 absl::Status HeadDistillation(const ExecutionContext& context, const HeadDistillationArgs& args);
 

@@ -15,6 +15,22 @@ absl::Status Copy(const ExecutionContext& context, const TensorView& source,
   DISPATCH_BACKEND(Copy, context, source, destination);
 }
 
+absl::Status Add(const ExecutionContext& context, const TensorView& source,
+                 const TensorView& destination) {
+  SALAMANDER_CHECK(source.dtype() == destination.dtype() && source.size() == destination.size() &&
+                   (source.dtype() == DType::kFloat32 || source.dtype() == DType::kFloat64))
+      << source.ShapeString() << " to " << destination.ShapeString();
+  DISPATCH_BACKEND(Add, context, source, destination);
+}
+
+absl::Status JoinColumns(const ExecutionContext& context, const TensorView& source, int64_t parts,
+                         const TensorView& destination) {
+  SALAMANDER_CHECK(source.dtype() == destination.dtype() && source.size() == destination.size() &&
+                   source.dim(0) % parts == 0 && source.dim(0) == parts * destination.dim(0))
+      << source.ShapeString() << " of " << parts << " parts to " << destination.ShapeString();
+  DISPATCH_BACKEND(JoinColumns, context, source, parts, destination);
+}
+
 absl::Status Convert(const ExecutionContext& context, const TensorView& source,
                      const TensorView& destination) {
   SALAMANDER_CHECK(source.size() == destination.size())

@@ -18,6 +18,15 @@ absl::Status Zero(const ExecutionContext& context, const TensorView& tensor);
 absl::Status Copy(const ExecutionContext& context, const TensorView& source,
                   const TensorView& destination);
 
+// destination += source; fp32 or fp64.
+absl::Status Add(const ExecutionContext& context, const TensorView& source,
+                 const TensorView& destination);
+
+// destination [N, parts, ...] = source [parts, N, ...], of any dtype: columns that came part by
+// part stand side by side. Requires: no overlap.
+absl::Status JoinColumns(const ExecutionContext& context, const TensorView& source, int64_t parts,
+                         const TensorView& destination);
+
 // Between float dtypes, narrowing to nearest, ties to even: any two on the CPU, fp32 and bf16 on
 // CUDA.
 absl::Status Convert(const ExecutionContext& context, const TensorView& source,

@@ -13,11 +13,20 @@ void CheckPerRowAndChannel(const TensorView& rows, const TensorView& weight,
       << inverse_rms.ShapeString();
 }
 
+void CheckSplit(const TensorView& rows, const SplitRows& split) {
+  SALAMANDER_CHECK(split.sums.empty() ||
+                   (split.sums.size() == rows.dim(0) && split.width >= rows.row_size() &&
+                    split.sums.dtype() == StatisticsType(rows.dtype())))
+      << "rows " << rows.ShapeString() << " of width " << split.width << ", sums "
+      << split.sums.ShapeString();
+}
+
 }  // namespace
 
 absl::Status RmsNormForward(const ExecutionContext& context, const RmsNormForwardArgs& args) {
   CHECK_SAME_SHAPE(args.residual, args.output);
   CheckPerRowAndChannel(args.residual, args.weight, args.inverse_rms);
+  CheckSplit(args.residual, args.split);
   SALAMANDER_CHECK(args.hidden.empty() == args.branch.empty())
       << "hidden is written where there is a branch to add, and only there";
   if (!args.branch.empty()) {
@@ -30,6 +39,7 @@ absl::Status RmsNormForward(const ExecutionContext& context, const RmsNormForwar
 absl::Status RmsNormBackward(const ExecutionContext& context, const RmsNormBackwardArgs& args) {
   CHECK_SAME_SHAPE(args.hidden, args.d_output);
   CheckPerRowAndChannel(args.hidden, args.weight, args.inverse_rms);
+  CheckSplit(args.hidden, args.split);
   if (!args.d_hidden.empty()) {
     CHECK_SAME_SHAPE(args.hidden, args.d_hidden);
   }
@@ -43,6 +53,17 @@ absl::Status RmsNormBackward(const ExecutionContext& context, const RmsNormBackw
     CHECK_GRADIENT_OF(args.weight, args.d_weight);
   }
   DISPATCH_BACKEND(RmsNormBackward, context, args);
+}
+
+absl::Status RmsNormSums(const ExecutionContext& context, const RmsNormSumsArgs& args) {
+  CheckSplit(args.hidden, {.sums = args.sums, .width = args.hidden.row_size()});
+  SALAMANDER_CHECK(args.d_output.empty() == args.weight.empty())
+      << "the backward's sums take weight and d_output, the forward's neither";
+  if (!args.d_output.empty()) {
+    CHECK_SAME_SHAPE(args.hidden, args.d_output);
+    SALAMANDER_CHECK(args.weight.size() == args.hidden.row_size()) << args.weight.ShapeString();
+  }
+  DISPATCH_BACKEND(RmsNormSums, context, args);
 }
 
 }  // namespace salamander

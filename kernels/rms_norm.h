@@ -7,6 +7,8 @@
 //             d_residual = dh
 //             d_branch = branch_scale * dh
 //             d_weight += sum_t dy * h * r
+// Where each rank holds some of a row's columns, RmsNormSums gives its part of the sum that the
+// mean is taken of (h^2, or h * weight * dy), and the ops take the sum over all parts.
 #ifndef KERNELS_RMS_NORM_H_
 #define KERNELS_RMS_NORM_H_
 
@@ -17,6 +19,12 @@
 
 namespace salamander {
 
+// Of rows that are split among ranks.
+struct SplitRows {
+  TensorView sums;    // [T] over all parts, in the activations' StatisticsType; empty: whole rows
+  int64_t width = 0;  // of a whole row
+};
+
 struct RmsNormForwardArgs {
   TensorView residual;  // [T, C]
   TensorView branch;    // [T, C] or empty
@@ -26,6 +34,7 @@ struct RmsNormForwardArgs {
   TensorView hidden;       // [T, C] receives h; may alias residual; empty where branch is
   TensorView output;       // [T, C] receives y
   TensorView inverse_rms;  // [T] receives r, in the activations' StatisticsType
+  SplitRows split = {};
 };
 
 struct RmsNormBackwardArgs {
@@ -38,10 +47,19 @@ struct RmsNormBackwardArgs {
   TensorView d_residual;  // [T, C] receives dh; may alias d_hidden; or empty: not wanted
   TensorView d_branch;    // [T, C] receives branch_scale * dh, or empty
   TensorView d_weight;    // [C] in the StatisticsType, added to; or empty: not wanted
+  SplitRows split = {};
+};
+
+struct RmsNormSumsArgs {
+  TensorView hidden;         // [T, C]
+  TensorView weight = {};    // [C]; with d_output alone
+  TensorView d_output = {};  // [T, C]; empty: the forward's sums
+  TensorView sums = {};      // [T] receives the sum of h^2, or of h * weight * dy, over C
 };
 
 absl::Status RmsNormForward(const ExecutionContext& context, const RmsNormForwardArgs& args);
 absl::Status RmsNormBackward(const ExecutionContext& context, const RmsNormBackwardArgs& args);
+absl::Status RmsNormSums(const ExecutionContext& context, const RmsNormSumsArgs& args);
 
 }  // namespace salamander
 

@@ -36,6 +36,33 @@ absl::Status Copy(const ExecutionContext&, const TensorView& source,
   return absl::OkStatus();
 }
 
+absl::Status Add(const ExecutionContext&, const TensorView& source, const TensorView& destination) {
+  ForReal(source.dtype(), [&](auto real) {
+    using Real = decltype(real);
+    const Real* const from = source.data<Real>();
+    Real* const to = destination.data<Real>();
+    ParallelPieces(source.size(), [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) to[i] += from[i];
+    });
+  });
+  return absl::OkStatus();
+}
+
+absl::Status JoinColumns(const ExecutionContext&, const TensorView& source, int64_t parts,
+                         const TensorView& destination) {
+  const int64_t rows = destination.dim(0);
+  const int64_t bytes = source.bytes() / std::max<int64_t>(parts * rows, 1);
+  const auto* const from = static_cast<const char*>(source.raw());
+  auto* const to = static_cast<char*>(destination.raw());
+  ParallelFor(rows, source.size(), [=](int64_t row) {
+    for (int64_t part = 0; part < parts; ++part) {
+      std::memcpy(to + (row * parts + part) * bytes, from + (part * rows + row) * bytes,
+                  static_cast<size_t>(bytes));
+    }
+  });
+  return absl::OkStatus();
+}
+
 absl::Status Convert(const ExecutionContext&, const TensorView& source,
                      const TensorView& destination) {
   WithElements(source, [&](const auto& load) {

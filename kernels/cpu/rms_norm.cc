@@ -17,6 +17,8 @@ void Forward(const RmsNormForwardArgs& args) {
   Real* const inverse_rms = args.inverse_rms.data<Real>();
   const auto branch_scale = static_cast<Real>(args.branch_scale);
   const double epsilon = args.epsilon;
+  const Real* const squares = DataOrNull<Real>(args.split.sums);
+  const int64_t whole_width = args.split.width;
   ParallelFor(args.residual.dim(0), args.residual.size(), [=](int64_t t) {
     const Real* row = residual + t * width;
     if (branch != nullptr) {
@@ -26,7 +28,12 @@ void Forward(const RmsNormForwardArgs& args) {
       for (int64_t c = 0; c < width; ++c) sum[c] = row[c] + branch_scale * added[c];
       row = sum;
     }
-    inverse_rms[t] = NormaliseRow(row, weight, width, epsilon, output + t * width);
+    if (squares == nullptr) {
+      inverse_rms[t] = NormaliseRow(row, weight, width, epsilon, output + t * width);
+    } else {
+      inverse_rms[t] = InverseRms(squares[t], whole_width, epsilon);
+      ScaleRow(row, inverse_rms[t], weight, width, output + t * width);
+    }
   });
 }
 
@@ -40,6 +47,8 @@ void Backward(const ExecutionContext& context, const RmsNormBackwardArgs& args) 
   const Real* const d_hidden = DataOrNull<Real>(args.d_hidden);
   Real* const d_residual = DataOrNull<Real>(args.d_residual);
   Real* const d_branch = DataOrNull<Real>(args.d_branch);
+  const Real* const dots = DataOrNull<Real>(args.split.sums);
+  const int64_t whole_width = args.split.width;
   const auto branch_scale = static_cast<Real>(args.branch_scale);
   // The branch's gradient is the residual's, scaled; without the latter it is made in place.
   Real* const dx = d_residual != nullptr ? d_residual : d_branch;
@@ -52,7 +61,9 @@ void Backward(const ExecutionContext& context, const RmsNormBackwardArgs& args) 
                                 .dx_from_elsewhere = d_hidden == nullptr ? nullptr : d_hidden + at,
                                 .dx = dx == nullptr ? nullptr : dx + at,
                                 .d_weight = d_weight,
-                                .size = width});
+                                .size = width,
+                                .whole_dot = dots == nullptr ? nullptr : dots + t,
+                                .whole_size = whole_width});
     if (d_branch == nullptr) return;
 #pragma omp simd
     for (int64_t c = at; c < at + width; ++c) d_branch[c] = branch_scale * dx[c];
@@ -64,6 +75,20 @@ void Backward(const ExecutionContext& context, const RmsNormBackwardArgs& args) 
                     });
 }
 
+template <typename Real>
+void Sums(const RmsNormSumsArgs& args) {
+  const int64_t width = args.hidden.row_size();
+  const Real* const hidden = args.hidden.data<Real>();
+  const Real* const weight = DataOrNull<Real>(args.weight);
+  const Real* const d_output = DataOrNull<Real>(args.d_output);
+  Real* const sums = args.sums.data<Real>();
+  ParallelFor(args.hidden.dim(0), args.hidden.size(), [=](int64_t t) {
+    const Real* const row = hidden + t * width;
+    sums[t] = d_output == nullptr ? SumOfSquaresOf(row, width)
+                                  : WeightedDot(row, weight, d_output + t * width, width);
+  });
+}
+
 }  // namespace
 
 absl::Status RmsNormForward(const ExecutionContext&, const RmsNormForwardArgs& args) {
@@ -73,6 +98,11 @@ absl::Status RmsNormForward(const ExecutionContext&, const RmsNormForwardArgs& a
 
 absl::Status RmsNormBackward(const ExecutionContext& context, const RmsNormBackwardArgs& args) {
   ForReal(args.hidden.dtype(), [&](auto real) { Backward<decltype(real)>(context, args); });
+  return absl::OkStatus();
+}
+
+absl::Status RmsNormSums(const ExecutionContext&, const RmsNormSumsArgs& args) {
+  ForReal(args.hidden.dtype(), [&](auto real) { Sums<decltype(real)>(args); });
   return absl::OkStatus();
 }
 

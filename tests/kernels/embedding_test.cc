@@ -81,6 +81,48 @@ TEST(EmbeddingTest, TokenOutsideTheVocabularyIsNamedAndNothingIsWritten) {
   }
 }
 
+TEST(EmbeddingTest, PartsOfTheTableGiveTheWholesRowsAndZerosElsewhere) {
+  constexpr int64_t kTokens = 130, kWidth = 17, kRows = 4;  // of a part
+  const TestContext context;
+  const Problem p = MakeProblem(DType::kFloat32, kTokens, kWidth);
+  const Outputs whole = RunOp(p);
+  for (int64_t first = 0; first < 12; first += kRows) {
+    const EmbeddingPart part{.first_token = first, .vocabulary = 12};
+    const TestTensor output = TestTensor::Poisoned(DType::kFloat32, {kTokens, kWidth});
+    const TestTensor d_table = p.table;
+    const TensorView d_part = d_table.View().Rows(first, kRows);
+    ASSERT_TRUE(EmbeddingForward(context, {p.tokens.View(), p.table.View().Rows(first, kRows),
+                                           output.View(), p.scale, part})
+                    .ok());
+    ASSERT_TRUE(
+        EmbeddingBackward(context, {p.tokens.View(), p.d_output.View(), d_part, p.scale, part})
+            .ok());
+    const TestTensor zeros(DType::kFloat32, {1, kWidth});
+    for (int64_t t = 0; t < kTokens; ++t) {
+      const auto token = static_cast<int64_t>(p.tokens.At(t));
+      const bool is_here = token >= first && token < first + kRows;
+      EXPECT_TRUE(BitwiseEqual(output.View().Rows(t, 1),
+                               is_here ? whole[0].View().Rows(t, 1) : zeros.View()))
+          << "row " << t << " from " << first;
+    }
+    EXPECT_TRUE(BitwiseEqual(d_part, whole[1].View().Rows(first, kRows)));
+  }
+}
+
+TEST(EmbeddingTest, TokenOutsideTheWholeTableIsNamedByEveryPart) {
+  const TestContext context;
+  for (const int32_t bad : {-1, 12}) {
+    Problem p = MakeProblem(DType::kFloat32, 7, 3);
+    p.tokens.Set(5, bad);
+    for (int64_t first = 0; first < 12; first += 4) {
+      const absl::Status status = EmbeddingForward(
+          context,
+          {p.tokens.View(), p.table.View().Rows(first, 4), p.d_output.View(), 1.0, {first, 12}});
+      EXPECT_THAT(std::string(status.message()), testing::HasSubstr("tokens[5]"));
+    }
+  }
+}
+
 TEST(EmbeddingTest, RowsOfUnusedTokensAreNotRead) {
   Problem problem = MakeProblem(DType::kFloat32, 7, 17);
   for (int64_t t = 0; t < 7; ++t) problem.tokens.Set(t, t % 3);

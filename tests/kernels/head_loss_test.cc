@@ -8,8 +8,10 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cpu/head_chunk.h"
+#include "kernels/memory.h"
 #include "tests/reference/head_loss.h"
 #include "tests/support/finite_difference.h"
+#include "tests/support/played_ranks.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/test_context.h"
 
@@ -61,7 +63,7 @@ HeadGradients GradientsOf(const Problem& problem, const Result& result) {
           .d_head = result.d_head.View()};
 }
 
-Result CrossEntropy(const Problem& problem) {
+Result CrossEntropy(const Problem& problem, const VocabularySplit* split = nullptr) {
   const TestContext context;
   Result result = EmptyResult(problem);
   EXPECT_TRUE(HeadCrossEntropy(context, {.hidden = problem.hidden.View(),
@@ -72,12 +74,13 @@ Result CrossEntropy(const Problem& problem) {
                                          .gradients = GradientsOf(problem, result),
                                          .token_losses = result.token_losses.View(),
                                          .predictions = result.predictions.View(),
-                                         .loss_sum = result.LossSum()})
+                                         .loss_sum = result.LossSum(),
+                                         .split = split})
                   .ok());
   return result;
 }
 
-Result Distillation(const Problem& problem) {
+Result Distillation(const Problem& problem, const VocabularySplit* split = nullptr) {
   const TestContext context;
   Result result = EmptyResult(problem);
   EXPECT_TRUE(HeadDistillation(context, {.hidden = problem.hidden.View(),
@@ -89,15 +92,49 @@ Result Distillation(const Problem& problem) {
                                          .loss_weights = problem.weights.View(),
                                          .gradients = GradientsOf(problem, result),
                                          .token_losses = result.token_losses.View(),
-                                         .loss_sum = result.LossSum()})
+                                         .loss_sum = result.LossSum(),
+                                         .split = split})
                   .ok());
   return result;
 }
 
 enum class Loss { kCrossEntropy, kDistillation };
 
-Result RunLoss(Loss loss, const Problem& problem) {
-  return loss == Loss::kCrossEntropy ? CrossEntropy(problem) : Distillation(problem);
+Result RunLoss(Loss loss, const Problem& problem, const VocabularySplit* split = nullptr) {
+  return loss == Loss::kCrossEntropy ? CrossEntropy(problem, split) : Distillation(problem, split);
+}
+
+// Of `ranks` ranks with a part of the vocabulary each, put together again.
+Result RunSplit(Loss loss, const Problem& problem, int ranks) {
+  const TestContext context;
+  Result whole = EmptyResult(problem);
+  whole.d_hidden = TestTensor(problem.hidden.View().dtype(),
+                              {problem.hidden.View().dim(0), problem.hidden.View().dim(1)});
+  const int64_t rows = problem.head.View().dim(0) / ranks;
+  std::vector<Result> parts(static_cast<size_t>(ranks));
+  PlayRanks(context, ranks, [&](const VocabularySplit& split) {
+    Problem part = problem;
+    for (TestTensor* const head : {&part.head, &part.teacher_head}) {
+      const TensorView own = head->View().Rows(split.rank * rows, rows);
+      TestTensor copy(own.dtype(), {rows, own.dim(1)});
+      EXPECT_TRUE(Copy(context, own, copy.View()).ok());
+      *head = copy;
+    }
+    parts[static_cast<size_t>(split.rank)] = RunLoss(loss, part, &split);
+  });
+  for (int rank = 0; rank < ranks; ++rank) {
+    const Result& part = parts[static_cast<size_t>(rank)];
+    EXPECT_TRUE(
+        Copy(context, part.d_head.View(), whole.d_head.View().Rows(rank * rows, rows)).ok());
+    EXPECT_TRUE(Add(context, part.d_hidden.View(), whole.d_hidden.View()).ok());
+    EXPECT_EQ(part.loss, parts[0].loss);
+    EXPECT_TRUE(BitwiseEqual(part.token_losses.View(), parts[0].token_losses.View()));
+    EXPECT_TRUE(BitwiseEqual(part.predictions.View(), parts[0].predictions.View()));
+  }
+  whole.token_losses = parts[0].token_losses;
+  whole.predictions = parts[0].predictions;
+  whole.loss = parts[0].loss;
+  return whole;
 }
 
 Result Reference(Loss loss, const Problem& problem) {
@@ -200,6 +237,22 @@ TEST_P(HeadLossTest, RowsOfWeightZeroAddExactlyNothing) {
     EXPECT_EQ(MaxAbsDifference(actual.d_hidden.View().Rows(row, 1),
                                expected.d_hidden.View().Rows(row, 1)),
               0.0);
+  }
+}
+
+TEST_P(HeadLossTest, RanksWithAPartOfTheVocabularyGiveTheWholeOnes) {
+  for (const Shape& shape : {Shape{.vocabulary = 24}, Shape{.tokens = 70, .vocabulary = 8192}}) {
+    for (const int ranks : {2, 4}) {
+      SCOPED_TRACE(testing::Message() << shape.vocabulary << " on " << ranks);
+      Problem problem = RandomProblem(shape);
+      problem.weights.Set(3, 0.0);
+      ExpectClose(RunSplit(GetParam(), problem, ranks), Reference(GetParam(), problem), 1e-12);
+      problem.hidden = problem.hidden.As(DType::kFloat32);
+      problem.head = problem.head.As(DType::kFloat32);
+      problem.teacher_hidden = problem.teacher_hidden.As(DType::kFloat32);
+      problem.teacher_head = problem.teacher_head.As(DType::kFloat32);
+      ExpectClose(RunSplit(GetParam(), problem, ranks), Reference(GetParam(), problem), 3e-6);
+    }
   }
 }
 
@@ -306,6 +359,20 @@ TEST(HeadCrossEntropyTest, PredictsTheLowestOfEqualLargest) {
   problem.head.Set(2 * 39 + 1, 1.0);  // row 39: (0, 1)
   problem.weights.Set(2, 0.0);
   const Result result = CrossEntropy(problem);
+  EXPECT_EQ(result.predictions.At(0), 11);
+  EXPECT_EQ(result.predictions.At(1), 39);
+  EXPECT_EQ(result.predictions.At(2), -1);
+}
+
+TEST(HeadCrossEntropyTest, PredictsTheLowestOfEqualLargestOfAllParts) {
+  Problem problem = RandomProblem({.tokens = 3, .width = 2, .vocabulary = 40});
+  problem.head = TestTensor(DType::kFloat64, {40, 2});
+  problem.hidden = TestTensor::Of(DType::kFloat64, {3, 2}, {1, 0, 0, 1, 1, 1});
+  problem.head.Set(2 * 11, 3.0);      // row 11 of rank 1's
+  problem.head.Set(2 * 35, 3.0);      // row 35 of rank 3's
+  problem.head.Set(2 * 39 + 1, 1.0);  // row 39
+  problem.weights.Set(2, 0.0);
+  const Result result = RunSplit(Loss::kCrossEntropy, problem, 4);
   EXPECT_EQ(result.predictions.At(0), 11);
   EXPECT_EQ(result.predictions.At(1), 39);
   EXPECT_EQ(result.predictions.At(2), -1);

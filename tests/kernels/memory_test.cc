@@ -42,6 +42,33 @@ TEST(CopyTest, TheWayThroughTheDeviceChangesNoBit) {
   }
 }
 
+TEST(AddTest, AddsToWhatIsThere) {
+  const TestContext context;
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    const TestTensor source = TestTensor::Normal(dtype, {kSize}, 1);
+    const TestTensor before = TestTensor::Normal(dtype, {kSize}, 2), sum = before;
+    TestTensor expected(dtype, {kSize});
+    for (int64_t i = 0; i < kSize; ++i) expected.Set(i, before.At(i) + source.At(i));
+    ASSERT_TRUE(Add(context, source.View(), sum.View()).ok());
+    EXPECT_TRUE(BitwiseEqual(sum.View(), expected.View()));
+  }
+}
+
+TEST(JoinColumnsTest, PartsStandSideBySideInEachRow) {
+  const TestContext context;
+  constexpr int64_t kParts = 3, kRows = 5, kColumns = 7;
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16}) {
+    const TestTensor parts =
+        TestTensor::Normal(DType::kFloat64, {kParts * kRows, kColumns}, 1).As(dtype);
+    const TestTensor joined = TestTensor::Poisoned(dtype, {kRows, kParts, kColumns});
+    ASSERT_TRUE(JoinColumns(context, parts.View(), kParts, joined.View()).ok());
+    for (int64_t i = 0; i < parts.size(); ++i) {
+      const int64_t column = i % kColumns, row = i / kColumns % kRows, part = i / kColumns / kRows;
+      EXPECT_EQ(joined.At((row * kParts + part) * kColumns + column), parts.At(i));
+    }
+  }
+}
+
 TEST(FromHostTest, TakesTheValuesIntoTheArena) {
   TestContext context;
   const std::vector<int32_t> values = {3, -1, 7};

@@ -1,9 +1,11 @@
 #include "kernels/rms_norm.h"
 
 #include <cstdint>
+#include <vector>
 
 #include <gtest/gtest.h>
 
+#include "kernels/memory.h"
 #include "tests/kernels/row_op_test.h"
 #include "tests/reference/rms_norm.h"
 #include "tests/support/finite_difference.h"
@@ -114,6 +116,69 @@ TEST(RmsNormTest, GradientsMatchFiniteDifferences) {
   EXPECT_TRUE(MatchesFiniteDifferences(loss, p.residual.View(), gradients[0].View()));
   EXPECT_TRUE(MatchesFiniteDifferences(loss, p.branch.View(), gradients[1].View()));
   EXPECT_TRUE(MatchesFiniteDifferences(loss, p.weight.View(), d_weight.View()));
+}
+
+// Columns [begin, begin + count) of a matrix or vector.
+TestTensor Columns(const TestTensor& tensor, int64_t begin, int64_t count) {
+  const TensorView all = tensor.View();
+  const int64_t width = all.rank() == 1 ? all.dim(0) : all.dim(1), rows = all.size() / width;
+  TestTensor part =
+      all.rank() == 1 ? TestTensor(all.dtype(), {count}) : TestTensor(all.dtype(), {rows, count});
+  for (int64_t i = 0; i < part.size(); ++i)
+    part.Set(i, tensor.At(i / count * width + begin + i % count));
+  return part;
+}
+
+// A part of the rows that has the sums over all parts does what the whole row does.
+TEST(RmsNormTest, RowsSplitAmongRanksGiveTheWholeOnes) {
+  constexpr int64_t kTokens = 130, kParts = 3, kColumns = 20;
+  for (const DType dtype : kBothTypes) {
+    Problem whole = MakeProblem(dtype, kTokens, kParts * kColumns);
+    whole.branch = TestTensor();
+    const Outputs forward = Forward(whole, kForward);
+    const Outputs backward = Backward(whole, forward, kBackward);
+    std::vector<Problem> parts;
+    const TestContext context;
+    TestTensor squares(dtype, {kTokens}), dots = squares;
+    for (int64_t i = 0; i < kParts; ++i) {
+      const auto columns = [&](const TestTensor& tensor) {
+        return Columns(tensor, i * kColumns, kColumns);
+      };
+      parts.push_back({columns(whole.residual), TestTensor(), columns(whole.weight),
+                       columns(whole.d_output), columns(whole.d_hidden)});
+      const TensorView hidden = parts.back().residual.View();
+      const TestTensor part = TestTensor::Poisoned(dtype, {kTokens});
+      ASSERT_TRUE(RmsNormSums(context, {.hidden = hidden, .sums = part.View()}).ok());
+      ASSERT_TRUE(Add(context, part.View(), squares.View()).ok());
+      ASSERT_TRUE(RmsNormSums(context, {.hidden = hidden,
+                                        .weight = parts.back().weight.View(),
+                                        .d_output = parts.back().d_output.View(),
+                                        .sums = part.View()})
+                      .ok());
+      ASSERT_TRUE(Add(context, part.View(), dots.View()).ok());
+    }
+    for (int64_t i = 0; i < kParts; ++i) {
+      const auto columns_of = [&](const Outputs& outputs) {
+        Outputs columns;
+        for (const TestTensor& output : outputs)
+          columns.push_back(Columns(output, i * kColumns, kColumns));
+        return columns;
+      };
+      const Problem& part = parts[static_cast<size_t>(i)];
+      const Outputs own = Forward(part, [&](RmsNormForwardArgs args) {
+        args.split = {.sums = squares.View(), .width = kParts * kColumns};
+        kForward(args);
+      });
+      const double bound = Bound(dtype, kParts * kColumns + kTokens);
+      ExpectClose({own[0], own[1]}, columns_of({forward[0], forward[1]}), bound);
+      ExpectClose({own[2]}, {forward[2]}, bound);
+      const Outputs gradients = Backward(part, own, [&](RmsNormBackwardArgs args) {
+        args.split = {.sums = dots.View(), .width = kParts * kColumns};
+        kBackward(args);
+      });
+      ExpectClose(gradients, columns_of(backward), bound);
+    }
+  }
 }
 
 TEST(RmsNormTest, WithoutBranchHiddenIsTheResidual) {

@@ -72,7 +72,8 @@ absl::Status ForEachChunk(const ExecutionContext& context, const Args& args,
                 .gradient_scale = args.gradients.scale * args.logit_scale,
                 .d_logits = {},
                 .token_losses = args.token_losses,
-                .predictions = predictions};
+                .predictions = predictions,
+                .split = args.split};
   if (!args.loss_sum.empty()) rows.losses = arena.Array<double>(tokens);
   for (int64_t first = 0; first < tokens; first += most_rows) {
     const ArenaScope chunk_scope(arena);

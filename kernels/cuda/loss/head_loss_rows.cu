@@ -1,9 +1,11 @@
 // The kernels of the output head's losses: a block per row of logits. A row is passed over twice:
 // for its largest logit and the sum of exponentials, then, from its end so that what the cache
-// still holds is read first, for the gradient.
+// still holds is read first, for the gradient. Where the vocabulary is split among ranks, the two
+// passes are kernels of their own: between them the ranks gather what each found in its part.
 #include <cfloat>
 #include <cstdint>
 
+#include "kernels/base/status_macros.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/loss/head_loss_rows.h"
 #include "kernels/cuda/rows.cuh"
@@ -126,6 +128,77 @@ __device__ Softmax SoftmaxOf(const float* logits, const Row& row, SoftmaxScratch
   return all;
 }
 
+// What a rank knows of a row of its part of the vocabulary; numbers of one type, for the gather.
+struct CrossEntropyPart {
+  double largest, sum;  // as in Softmax
+  double target_logit;  // 0 where another part holds the target
+  double argmax;        // in the whole vocabulary
+};
+
+struct DistillationPart {
+  double student_largest, student_sum;
+  double teacher_largest, teacher_sum;
+  double gap;  // sum of exp(z - max z) * ((z - max z) - (y - max y))
+};
+
+// A chunk's rows in every part of a split vocabulary.
+template <typename Part>
+struct RowParts {
+  const Part* parts;  // [ranks, rows of the chunk]
+  int ranks;
+
+  __device__ const Part& Of(int rank) const {
+    return parts[int64_t{rank} * gridDim.x + blockIdx.x];
+  }
+};
+
+__device__ Softmax Combine(const RowParts<CrossEntropyPart>& row) {
+  Softmax whole;
+  for (int rank = 0; rank < row.ranks; ++rank) {
+    const CrossEntropyPart& part = row.Of(rank);
+    KeepLarger(static_cast<float>(part.largest), static_cast<int64_t>(part.argmax), whole);
+  }
+  for (int rank = 0; rank < row.ranks; ++rank) {
+    const CrossEntropyPart& part = row.Of(rank);
+    whole.sum +=
+        static_cast<float>(part.sum) * expf(static_cast<float>(part.largest) - whole.largest);
+  }
+  return whole;
+}
+
+struct Softmaxes {
+  Softmax student, teacher;
+};
+
+__device__ Softmaxes Combine(const RowParts<DistillationPart>& row) {
+  Softmaxes whole;
+  Softmax &q = whole.student, &p = whole.teacher;
+  for (int rank = 0; rank < row.ranks; ++rank) {
+    q.largest = fmaxf(q.largest, static_cast<float>(row.Of(rank).student_largest));
+    p.largest = fmaxf(p.largest, static_cast<float>(row.Of(rank).teacher_largest));
+  }
+  for (int rank = 0; rank < row.ranks; ++rank) {
+    const DistillationPart& part = row.Of(rank);
+    q.sum += static_cast<float>(part.student_sum) *
+             expf(static_cast<float>(part.student_largest) - q.largest);
+    p.sum += static_cast<float>(part.teacher_sum) *
+             expf(static_cast<float>(part.teacher_largest) - p.largest);
+  }
+  return whole;
+}
+
+// sum_v p_v ((z_v - max z) - (y_v - max y)) over the whole vocabulary.
+__device__ double CombineGaps(const RowParts<DistillationPart>& row, const Softmaxes& whole) {
+  double gap = 0.0;
+  for (int rank = 0; rank < row.ranks; ++rank) {
+    const DistillationPart& part = row.Of(rank);
+    const double student_shift = part.student_largest - static_cast<double>(whole.student.largest);
+    const double teacher_shift = part.teacher_largest - static_cast<double>(whole.teacher.largest);
+    gap += exp(teacher_shift) * (part.gap + part.teacher_sum * (teacher_shift - student_shift));
+  }
+  return gap / static_cast<double>(whole.teacher.sum);
+}
+
 // Where the results of a chunk's rows go; each may be null.
 struct RowOutputs {
   BFloat16* d_logits;    // [rows, V] of the chunk
@@ -158,9 +231,36 @@ struct CrossEntropyDeviceArgs {
   Row row;
   double gradient_scale;  // of (softmax - target), but for the row's weight
   Fault* fault;
+  // Of a split vocabulary.
+  int64_t first, whole;  // where the part begins, and all of it
+  CrossEntropyPart* own;
+  RowParts<CrossEntropyPart> parts;
 };
 
 // Grid: one block per row of the chunk.
+__global__ void __launch_bounds__(kThreads, 2)
+    CrossEntropyPartKernel(const __grid_constant__ CrossEntropyDeviceArgs args) {
+  __shared__ SoftmaxScratch scratch;
+  const int64_t token = args.first_token + blockIdx.x;
+  const int64_t target = args.targets[token];
+  CrossEntropyPart& own = args.own[blockIdx.x];
+  if (args.weights[token] == 0.0F || target < 0 || target >= args.whole) {
+    if (threadIdx.x == 0) own = {};
+    return;
+  }
+  const float* const logits = args.logits + blockIdx.x * args.row.vocabulary;
+  const Softmax softmax = SoftmaxOf(logits, args.row, scratch);
+  if (threadIdx.x != 0) return;
+  const int64_t at = target - args.first;
+  const bool is_mine = at >= 0 && at < args.row.vocabulary;
+  own = {.largest = static_cast<double>(softmax.largest),
+         .sum = static_cast<double>(softmax.sum),
+         .target_logit = is_mine ? static_cast<double>(logits[at]) : 0.0,
+         .argmax = static_cast<double>(args.first + softmax.argmax)};
+}
+
+// Grid: one block per row of the chunk. kIsSplit: what the pass before it found is gathered.
+template <bool kIsSplit>
 __global__ void __launch_bounds__(kThreads, 2)
     CrossEntropyKernel(const __grid_constant__ CrossEntropyDeviceArgs args) {
   __shared__ SoftmaxScratch scratch;
@@ -168,19 +268,31 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int64_t token = args.first_token + blockIdx.x;
   const float weight = args.weights[token];
   if (weight == 0.0F) return StoreNothing(args.outputs, token, row);
-  const int32_t target = args.targets[token];
-  if (target < 0 || target >= row.vocabulary) {
+  const int32_t target_token = args.targets[token];
+  const int64_t vocabulary = kIsSplit ? args.whole : row.vocabulary;
+  if (target_token < 0 || target_token >= vocabulary) {
     if (threadIdx.x == 0) {
-      ReportFault(args.fault, FaultKind::kTargetOutsideVocabulary, token, target, row.vocabulary);
+      ReportFault(args.fault, FaultKind::kTargetOutsideVocabulary, token, target_token, vocabulary);
     }
     return StoreNothing(args.outputs, token, row);
   }
   const float* const logits = args.logits + blockIdx.x * row.vocabulary;
-  const Softmax softmax = SoftmaxOf(logits, row, scratch);
+  const Softmax softmax = [&] {
+    if constexpr (kIsSplit) return Combine(args.parts);
+    return SoftmaxOf(logits, row, scratch);
+  }();
+  const int64_t target = kIsSplit ? target_token - args.first : target_token;
   if (threadIdx.x == 0) {
+    float target_logit;
+    if constexpr (kIsSplit) {
+      const int owner = static_cast<int>(target_token / row.vocabulary);
+      target_logit = static_cast<float>(args.parts.Of(owner).target_logit);
+    } else {
+      target_logit = logits[target];
+    }
     StoreLoss(args.outputs, token,
               log(static_cast<double>(softmax.sum)) -
-                  static_cast<double>(logits[target] - softmax.largest));
+                  static_cast<double>(target_logit - softmax.largest));
     if (args.outputs.predictions != nullptr) {
       args.outputs.predictions[token] = static_cast<int32_t>(softmax.argmax);
     }
@@ -217,12 +329,54 @@ struct DistillationDeviceArgs {
   int64_t first_token;
   Row row;
   double gradient_scale;  // of (student's softmax - teacher's), but for the row's weight
+  // Of a split vocabulary.
+  DistillationPart* own;
+  RowParts<DistillationPart> parts;
 };
 
 // Grid: one block per row of the chunk.
+__global__ void __launch_bounds__(kThreads, 2)
+    DistillationPartKernel(const __grid_constant__ DistillationDeviceArgs args) {
+  __shared__ SoftmaxScratch student_scratch, teacher_scratch;
+  __shared__ double gap_scratch[kWarp];
+  const Row& row = args.row;
+  DistillationPart& own = args.own[blockIdx.x];
+  if (args.weights[args.first_token + blockIdx.x] == 0.0F) {
+    if (threadIdx.x == 0) own = {};
+    return;
+  }
+  const float* const student = args.student + blockIdx.x * row.vocabulary;
+  const float* const teacher = args.teacher + blockIdx.x * row.vocabulary;
+  const Softmax q = SoftmaxOf(student, row, student_scratch);
+  const Softmax p = SoftmaxOf(teacher, row, teacher_scratch);
+  float gap = 0.0F;
+  const auto add = [&](float y, float z, int64_t index) {
+    if (index >= row.vocabulary) return;
+    y -= q.largest;
+    z -= p.largest;
+    gap += expf(z) * (z - y);
+  };
+  for (int64_t at = int64_t{threadIdx.x} * kFour; at < row.vocabulary; at += kStep) {
+    const float4 y = LoadFour(student, at, row), z = LoadFour(teacher, at, row);
+    add(y.x, z.x, at);
+    add(y.y, z.y, at + 1);
+    add(y.z, z.z, at + 2);
+    add(y.w, z.w, at + 3);
+  }
+  const double total_gap = BlockSum(static_cast<double>(gap), gap_scratch);
+  if (threadIdx.x != 0) return;
+  own = {.student_largest = static_cast<double>(q.largest),
+         .student_sum = static_cast<double>(q.sum),
+         .teacher_largest = static_cast<double>(p.largest),
+         .teacher_sum = static_cast<double>(p.sum),
+         .gap = total_gap};
+}
+
+// Grid: one block per row of the chunk. kIsSplit: what the pass before it found is gathered.
 //   KL = sum_v p_v ((z_v - max z) - (y_v - max y)) - log sum exp(z - max z) + log sum exp(y - max
 //   y)
 // for the teacher's logits z and the student's y. Equal rows give exactly 0, and a gradient of 0.
+template <bool kIsSplit>
 __global__ void __launch_bounds__(kThreads, 2)
     DistillationKernel(const __grid_constant__ DistillationDeviceArgs args) {
   __shared__ SoftmaxScratch student_scratch, teacher_scratch;
@@ -233,8 +387,12 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (weight == 0.0F) return StoreNothing(args.outputs, token, row);
   const float* const student = args.student + blockIdx.x * row.vocabulary;
   const float* const teacher = args.teacher + blockIdx.x * row.vocabulary;
-  const Softmax q = SoftmaxOf(student, row, student_scratch);
-  const Softmax p = SoftmaxOf(teacher, row, teacher_scratch);
+  const Softmaxes softmaxes = [&] {
+    if constexpr (kIsSplit) return Combine(args.parts);
+    const Softmax of_student = SoftmaxOf(student, row, student_scratch);
+    return Softmaxes{of_student, SoftmaxOf(teacher, row, teacher_scratch)};
+  }();
+  const Softmax &q = softmaxes.student, &p = softmaxes.teacher;
   const float inverse_q = 1.0F / q.sum, inverse_p = 1.0F / p.sum;
   BFloat16* const d_logits = args.outputs.d_logits == nullptr
                                  ? nullptr
@@ -260,8 +418,10 @@ __global__ void __launch_bounds__(kThreads, 2)
                                         add(y.z, z.z, at + 2), add(y.w, z.w, at + 3));
     if (d_logits != nullptr) StoreFour(gradient, d_logits, at, row);
   }
-  const double total_gap = BlockSum(static_cast<double>(gap), gap_scratch);
+  double total_gap = 0.0;
+  if constexpr (!kIsSplit) total_gap = BlockSum(static_cast<double>(gap), gap_scratch);
   if (threadIdx.x != 0) return;
+  if constexpr (kIsSplit) total_gap = CombineGaps(args.parts, softmaxes);
   StoreLoss(args.outputs, token,
             total_gap - log(static_cast<double>(p.sum)) + log(static_cast<double>(q.sum)));
 }
@@ -299,6 +459,23 @@ RowOutputs DeviceOutputs(const LossRows& rows) {
           .losses = rows.losses};
 }
 
+// Runs a split loss: the pass over this rank's part, the gather, the pass behind it.
+template <typename Part, typename Args>
+absl::Status LaunchSplit(const ExecutionContext& context, const char* name,
+                         const VocabularySplit& split, int64_t rows, void (*part_kernel)(Args),
+                         void (*kernel)(Args), Args args) {
+  constexpr auto kNumbers = static_cast<int64_t>(sizeof(Part) / sizeof(double));
+  const ArenaScope scope(*context.arena);
+  const TensorView own = context.arena->Tensor(DType::kFloat64, {rows, kNumbers});
+  const TensorView all = context.arena->Tensor(DType::kFloat64, {split.ranks * rows, kNumbers});
+  args.own = static_cast<Part*>(own.raw());
+  args.parts = {static_cast<const Part*>(all.raw()), split.ranks};
+  const LaunchShape shape{.grid = {rows}, .block = kThreads};
+  RETURN_IF_ERROR(Launch(context, name, part_kernel, shape, args));
+  RETURN_IF_ERROR(split.gather(own, all));
+  return Launch(context, name, kernel, shape, args);
+}
+
 Row RowOf(const TensorView& logits) {
   return {logits.dim(1), logits.dim(1) % kFour == 0};
 }
@@ -307,16 +484,22 @@ Row RowOf(const TensorView& logits) {
 
 absl::Status CrossEntropyRows(const ExecutionContext& context, const TensorView& logits,
                               const TensorView& targets, const LossRows& rows) {
-  const CrossEntropyDeviceArgs args{.logits = logits.data<float>(),
-                                    .targets = targets.data<int32_t>(),
-                                    .weights = rows.weights.data<float>(),
-                                    .outputs = DeviceOutputs(rows),
-                                    .first_token = rows.first_token,
-                                    .row = RowOf(logits),
-                                    .gradient_scale = rows.gradient_scale,
-                                    .fault = context.cuda->fault()};
-  return Launch(context, "CrossEntropyRows", CrossEntropyKernel,
-                {.grid = {logits.dim(0)}, .block = kThreads}, args);
+  CrossEntropyDeviceArgs args{.logits = logits.data<float>(),
+                              .targets = targets.data<int32_t>(),
+                              .weights = rows.weights.data<float>(),
+                              .outputs = DeviceOutputs(rows),
+                              .first_token = rows.first_token,
+                              .row = RowOf(logits),
+                              .gradient_scale = rows.gradient_scale,
+                              .fault = context.cuda->fault()};
+  if (rows.split == nullptr) {
+    return Launch(context, "CrossEntropyRows", CrossEntropyKernel<false>,
+                  {.grid = {logits.dim(0)}, .block = kThreads}, args);
+  }
+  args.first = rows.split->rank * logits.dim(1);
+  args.whole = rows.split->ranks * logits.dim(1);
+  return LaunchSplit<CrossEntropyPart>(context, "CrossEntropyRows", *rows.split, logits.dim(0),
+                                       CrossEntropyPartKernel, CrossEntropyKernel<true>, args);
 }
 
 absl::Status DistillationRows(const ExecutionContext& context, const TensorView& student,
@@ -328,8 +511,12 @@ absl::Status DistillationRows(const ExecutionContext& context, const TensorView&
                                     .first_token = rows.first_token,
                                     .row = RowOf(student),
                                     .gradient_scale = rows.gradient_scale};
-  return Launch(context, "DistillationRows", DistillationKernel,
-                {.grid = {student.dim(0)}, .block = kThreads}, args);
+  if (rows.split == nullptr) {
+    return Launch(context, "DistillationRows", DistillationKernel<false>,
+                  {.grid = {student.dim(0)}, .block = kThreads}, args);
+  }
+  return LaunchSplit<DistillationPart>(context, "DistillationRows", *rows.split, student.dim(0),
+                                       DistillationPartKernel, DistillationKernel<true>, args);
 }
 
 absl::Status MaskRows(const ExecutionContext& context, const TensorView& rows, const float* weights,

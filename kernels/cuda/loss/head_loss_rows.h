@@ -8,6 +8,7 @@
 
 #include "kernels/base/execution_context.h"
 #include "kernels/base/tensor_view.h"
+#include "kernels/head_loss.h"
 
 namespace salamander::cuda {
 
@@ -20,9 +21,12 @@ struct LossRows {
   TensorView token_losses;      // [T] fp32, or empty
   TensorView predictions;       // [T] int32, or empty
   double* losses = nullptr;     // [T] on the device, or null
+  const VocabularySplit* split = nullptr;  // of which the logits are a part; or null
 };
 
-// logits [rows, V] fp32, targets [T]. A target outside the vocabulary is a fault, its row nothing.
+// logits [rows, V] fp32, targets [T]. Where they are a part of a split vocabulary, the ranks gather
+// what they know of the rows before the gradient is taken. A target outside the vocabulary is a
+// fault, its row nothing.
 absl::Status CrossEntropyRows(const ExecutionContext& context, const TensorView& logits,
                               const TensorView& targets, const LossRows& rows);
 

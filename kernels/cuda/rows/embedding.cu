@@ -19,6 +19,7 @@ struct ForwardArgs {
   const BFloat16* table;  // [vocabulary, width]
   BFloat16* output;       // [rows, width]
   int64_t rows, vocabulary, width;
+  int64_t first_token, whole_vocabulary;
   float scale;
   int threads_per_row;
   bool is_aligned;
@@ -33,16 +34,18 @@ __global__ void __launch_bounds__(kRowThreads)
       int64_t{blockIdx.x} * (kRowThreads / args.threads_per_row) + thread / args.threads_per_row;
   if (row >= args.rows) return;
   const int32_t token = args.tokens[row];
-  const bool is_known = token >= 0 && token < args.vocabulary;
+  const int64_t table_row = token - args.first_token;
+  const bool is_known = table_row >= 0 && table_row < args.vocabulary;
   const int first = thread % args.threads_per_row * kLanes;
-  if (!is_known && first == 0) {
-    ReportFault(args.fault, FaultKind::kTokenOutsideVocabulary, row, token, args.vocabulary);
+  if (!is_known && (token < 0 || token >= args.whole_vocabulary) && first == 0) {
+    ReportFault(args.fault, FaultKind::kTokenOutsideVocabulary, row, token, args.whole_vocabulary);
   }
 #pragma unroll 2
   for (int64_t c = first; c < args.width; c += args.threads_per_row * kLanes) {
     float values[kLanes] = {};
     if (is_known) {
-      Unpack(LoadPacked(args.table + token * args.width, c, args.width, args.is_aligned), values);
+      Unpack(LoadPacked(args.table + table_row * args.width, c, args.width, args.is_aligned),
+             values);
     }
 #pragma unroll
     for (float& value : values) value *= args.scale;
@@ -129,7 +132,7 @@ __device__ float4 MultiplyAdded(const float4& sum, float factor, const float4& a
 
 // Where the sum of the run goes that ends with a row of a tile: to this row of the table, or
 constexpr int32_t kGoesOn = -1;      // no run ends here
-constexpr int32_t kNowhere = -2;     // the token is outside the vocabulary
+constexpr int32_t kNowhere = -2;     // the token is outside the table
 constexpr int32_t kPartBefore = -3;  // the run began before the tile
 constexpr int32_t kPartAfter = -4;   // it goes on after the tile
 
@@ -278,6 +281,8 @@ absl::Status EmbeddingForward(const ExecutionContext& context, const EmbeddingFo
                      .rows = args.tokens.dim(0),
                      .vocabulary = args.table.dim(0),
                      .width = width,
+                     .first_token = args.part.first_token,
+                     .whole_vocabulary = WholeVocabulary(args.part, args.table),
                      .scale = static_cast<float>(args.scale),
                      .threads_per_row = ThreadsPerRow(width),
                      .fault = context.cuda->fault()};
@@ -302,7 +307,10 @@ absl::Status EmbeddingBackward(const ExecutionContext& context, const EmbeddingB
                       .scale = static_cast<float>(args.scale)};
   device.is_aligned =
       width % kColumnsOfThread == 0 && AreAligned({device.d_output, device.d_table});
-  ASSIGN_OR_RETURN(device.order, OrderByToken(context, args.tokens, args.d_table.dim(0)));
+  ASSIGN_OR_RETURN(device.order,
+                   OrderByToken(context, args.tokens, args.d_table.dim(0),
+                                {.first_token = args.part.first_token,
+                                 .vocabulary = WholeVocabulary(args.part, args.d_table)}));
   device.parts = context.arena->Array<float>(tiles * 2 * device.stride);
   device.arrivals = context.arena->Array<int32_t>(tiles * column_blocks);
   RETURN_IF_ERROR(context.cuda->Fill(

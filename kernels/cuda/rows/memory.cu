@@ -68,6 +68,45 @@ absl::Status LaunchConvert(const ExecutionContext& context, const TensorView& so
                 from, to, size, AreAligned({from, to}));
 }
 
+// Grid: one block per kThreads elements.
+template <typename Element>
+__global__ void __launch_bounds__(kThreads)
+    AddKernel(const Element* source, Element* destination, int64_t size) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < size) destination[i] += source[i];
+}
+
+template <typename Element>
+absl::Status LaunchAdd(const ExecutionContext& context, const TensorView& source,
+                       const TensorView& destination) {
+  const int64_t size = source.size();
+  if (size == 0) return absl::OkStatus();
+  return Launch(context, "Add", AddKernel<Element>,
+                {.grid = {CeilDivide(size, kThreads)}, .block = kThreads}, source.data<Element>(),
+                destination.data<Element>(), size);
+}
+
+// Moves `units` units of a row's part. Grid: one block per (row, part), parts fastest.
+template <typename Unit>
+__global__ void __launch_bounds__(kThreads)
+    JoinColumnsKernel(const Unit* source, Unit* destination, int64_t rows, int parts,
+                      int64_t units) {
+  const int64_t row = blockIdx.x / parts, part = blockIdx.x % parts;
+  const Unit* const from = source + (part * rows + row) * units;
+  Unit* const to = destination + int64_t{blockIdx.x} * units;
+  for (int64_t i = threadIdx.x; i < units; i += kThreads) to[i] = from[i];
+}
+
+template <typename Unit>
+absl::Status LaunchJoinColumns(const ExecutionContext& context, const TensorView& source,
+                               int64_t parts, const TensorView& destination) {
+  const int64_t rows = destination.dim(0);
+  const int64_t units = source.bytes() / (rows * parts) / static_cast<int64_t>(sizeof(Unit));
+  return Launch(context, "JoinColumns", JoinColumnsKernel<Unit>,
+                {.grid = {rows * parts}, .block = kThreads}, static_cast<const Unit*>(source.raw()),
+                static_cast<Unit*>(destination.raw()), rows, static_cast<int>(parts), units);
+}
+
 }  // namespace
 
 absl::Status Zero(const ExecutionContext& context, const TensorView& tensor) {
@@ -77,6 +116,21 @@ absl::Status Zero(const ExecutionContext& context, const TensorView& tensor) {
 absl::Status Copy(const ExecutionContext& context, const TensorView& source,
                   const TensorView& destination) {
   return context.cuda->Copy(source.raw(), destination.raw(), source.bytes());
+}
+
+absl::Status Add(const ExecutionContext& context, const TensorView& source,
+                 const TensorView& destination) {
+  return source.dtype() == DType::kFloat64 ? LaunchAdd<double>(context, source, destination)
+                                           : LaunchAdd<float>(context, source, destination);
+}
+
+absl::Status JoinColumns(const ExecutionContext& context, const TensorView& source, int64_t parts,
+                         const TensorView& destination) {
+  if (source.size() == 0) return absl::OkStatus();
+  const bool is_whole = source.bytes() / (destination.dim(0) * parts) % sizeof(uint4) == 0;
+  return is_whole && AreAligned({source.raw(), destination.raw()})
+             ? LaunchJoinColumns<uint4>(context, source, parts, destination)
+             : LaunchJoinColumns<uint16_t>(context, source, parts, destination);
 }
 
 absl::Status Convert(const ExecutionContext& context, const TensorView& source,

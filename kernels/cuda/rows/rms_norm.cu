@@ -34,8 +34,10 @@ struct ForwardArgs {
   const BFloat16* weight;             // [width]
   BFloat16 *hidden, *output;          // [rows, width]
   float* inverse_rms;                 // [rows]
+  const float* squares;               // [rows] over all parts of a split row, or null
   int64_t rows;
   int width;
+  int whole_width;  // of a split row, else `width`
   float branch_scale, epsilon;
 };
 
@@ -84,7 +86,8 @@ __global__ void __launch_bounds__(kMaxThreads)
 #pragma unroll
     for (int i = 0; i < kLanes; ++i) squares += h[i] * h[i];
   }
-  const float mean = RowSum(squares, scratch) / static_cast<float>(args.width);
+  const float total = args.squares == nullptr ? RowSum(squares, scratch) : args.squares[row];
+  const float mean = total / static_cast<float>(args.whole_width);
   const float r = rsqrtf(mean + args.epsilon);
   if (threadIdx.x == 0) args.inverse_rms[row] = r;
 #pragma unroll
@@ -107,8 +110,10 @@ struct BackwardArgs {
   const BFloat16* d_hidden;         // [rows, width] or null
   BFloat16 *d_residual, *d_branch;  // [rows, width] or null
   float* partials;                  // [slices, width] or null
+  const float* dots;                // [rows] over all parts of a split row, or null
   int64_t rows, rows_per_slice, slices;
   int width;
+  int whole_width;  // of a split row, else `width`
   float branch_scale;
 };
 
@@ -189,7 +194,8 @@ __global__ void __launch_bounds__(kThreads, kVectors == 1 ? 2 : 1)
       }
     }
     if (!wants_input) continue;
-    const float mean = RowSum(dot, scratch[row % 2]) / static_cast<float>(args.width);
+    const float total = args.dots == nullptr ? RowSum(dot, scratch[row % 2]) : args.dots[row];
+    const float mean = total / static_cast<float>(args.whole_width);
     const float pull = mean * r * r;
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
@@ -222,6 +228,47 @@ __global__ void __launch_bounds__(kThreads, kVectors == 1 ? 2 : 1)
       if (column < args.width) args.partials[slice * args.width + column] = d_weight[v][i];
     }
   }
+}
+
+struct SumsArgs {
+  const BFloat16* hidden;    // [rows, width]
+  const BFloat16* weight;    // [width] or null
+  const BFloat16* d_output;  // [rows, width] or null
+  float* sums;               // [rows]
+  int64_t rows;
+  int width;
+  bool is_aligned;
+};
+
+constexpr int kSumsThreads = 256;
+constexpr int kSumsRows = kSumsThreads / kWarp;
+
+// Grid: one block per kSumsRows rows. A warp passes over a row.
+__global__ void __launch_bounds__(kSumsThreads) SumsKernel(const __grid_constant__ SumsArgs args) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int64_t row = int64_t{blockIdx.x} * kSumsRows + threadIdx.x / kWarp;
+  if (row >= args.rows) return;
+  const int64_t at = row * args.width;
+  float sum = 0.0F;
+  for (int column = lane * kLanes; column < args.width; column += kWarp * kLanes) {
+    float h[kLanes], dy[kLanes], weight[kLanes];
+    Unpack(LoadPacked(args.hidden + at, column, args.width, args.is_aligned), h);
+    if (args.d_output == nullptr) {
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) sum += h[i] * h[i];
+      continue;
+    }
+    Unpack(LoadPacked(args.d_output + at, column, args.width, args.is_aligned), dy);
+    Unpack(LoadPacked(args.weight, column, args.width, args.is_aligned), weight);
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) sum += h[i] * dy[i] * weight[i];
+  }
+  sum = WarpSum(sum);
+  if (lane == 0) args.sums[row] = sum;
+}
+
+int WholeWidth(const SplitRows& split, int64_t width) {
+  return static_cast<int>(split.sums.empty() ? width : split.width);
 }
 
 // Rows are cut into slices by the shape alone, so that a sum repeats on any GPU: at width 4096,
@@ -271,8 +318,10 @@ absl::Status RmsNormForward(const ExecutionContext& context, const RmsNormForwar
                      .hidden = BFloat16Data(args.hidden),
                      .output = BFloat16Data(args.output),
                      .inverse_rms = args.inverse_rms.data<float>(),
+                     .squares = DataOrNull<float>(args.split.sums),
                      .rows = rows,
                      .width = static_cast<int>(width),
+                     .whole_width = WholeWidth(args.split, width),
                      .branch_scale = static_cast<float>(args.branch_scale),
                      .epsilon = static_cast<float>(args.epsilon)};
   const bool is_aligned =
@@ -301,8 +350,10 @@ absl::Status RmsNormBackward(const ExecutionContext& context, const RmsNormBackw
                       .d_hidden = BFloat16Data(args.d_hidden),
                       .d_residual = BFloat16Data(args.d_residual),
                       .d_branch = BFloat16Data(args.d_branch),
+                      .dots = DataOrNull<float>(args.split.sums),
                       .rows = rows,
                       .width = static_cast<int>(width),
+                      .whole_width = WholeWidth(args.split, width),
                       .branch_scale = static_cast<float>(args.branch_scale)};
   const bool is_aligned =
       width % kLanes == 0 && AreAligned({device.hidden, device.weight, device.d_output,
@@ -316,6 +367,21 @@ absl::Status RmsNormBackward(const ExecutionContext& context, const RmsNormBackw
                          {.grid = {blocks}, .block = plan.block.dims()}, device));
   if (args.d_weight.empty()) return absl::OkStatus();
   return AddColumnSums(context, device.partials, device.slices, width, args.d_weight.data<float>());
+}
+
+absl::Status RmsNormSums(const ExecutionContext& context, const RmsNormSumsArgs& args) {
+  if (args.hidden.size() == 0) return absl::OkStatus();
+  const int64_t rows = args.hidden.dim(0), width = args.hidden.row_size();
+  SumsArgs device{.hidden = BFloat16Data(args.hidden),
+                  .weight = BFloat16Data(args.weight),
+                  .d_output = BFloat16Data(args.d_output),
+                  .sums = args.sums.data<float>(),
+                  .rows = rows,
+                  .width = static_cast<int>(width)};
+  device.is_aligned =
+      width % kLanes == 0 && AreAligned({device.hidden, device.weight, device.d_output});
+  return Launch(context, "RmsNormSums", SumsKernel,
+                {.grid = {CeilDivide(rows, kSumsRows)}, .block = kSumsThreads}, device);
 }
 
 }  // namespace salamander::cuda

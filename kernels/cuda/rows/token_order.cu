@@ -32,6 +32,7 @@ constexpr int64_t kMostTiles = 128;    // every block reads the counts of all
 struct OrderArgs {
   const int32_t* tokens;  // [rows]
   int32_t rows, vocabulary;
+  int32_t first_token, whole_vocabulary;
   int tile_bits, tiles;  // a tile is 2^tile_bits rows
   int digit_bits, digits;
   int32_t* counts;          // [digits, tiles, kBins]
@@ -41,8 +42,10 @@ struct OrderArgs {
 };
 
 __device__ uint32_t KeyOf(const OrderArgs& args, int32_t row) {
-  const int32_t token = args.tokens[row];
-  return static_cast<uint32_t>(token >= 0 && token < args.vocabulary ? token : args.vocabulary);
+  // Unsigned: what lies before the first token comes behind the table.
+  const uint32_t row_of_table =
+      static_cast<uint32_t>(args.tokens[row]) - static_cast<uint32_t>(args.first_token);
+  return min(row_of_table, static_cast<uint32_t>(args.vocabulary));
 }
 
 __device__ int DigitOf(const OrderArgs& args, uint32_t key, int digit) {
@@ -138,8 +141,10 @@ __global__ void __launch_bounds__(kThreads) CountKernel(const __grid_constant__ 
       if (!round.is_row[i]) continue;
       atomicAdd(&counts[round.digit[i]], 1);
       if (round.key[i] != static_cast<uint32_t>(args.vocabulary)) continue;
-      ReportFault(args.fault, FaultKind::kTokenOutsideVocabulary, round.row[i],
-                  args.tokens[round.row[i]], args.vocabulary);
+      const int32_t token = args.tokens[round.row[i]];
+      if (token >= 0 && token < args.whole_vocabulary) continue;
+      ReportFault(args.fault, FaultKind::kTokenOutsideVocabulary, round.row[i], token,
+                  args.whole_vocabulary);
     }
   }
   __syncthreads();
@@ -214,11 +219,13 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 absl::StatusOr<TokenOrder> OrderByToken(const ExecutionContext& context, const TensorView& tokens,
-                                        int64_t vocabulary) {
+                                        int64_t vocabulary, const EmbeddingPart& part) {
   const int64_t rows = tokens.dim(0);
   OrderArgs args = {.tokens = tokens.data<int32_t>(),
                     .rows = static_cast<int32_t>(rows),
                     .vocabulary = static_cast<int32_t>(vocabulary),
+                    .first_token = static_cast<int32_t>(part.first_token),
+                    .whole_vocabulary = static_cast<int32_t>(part.vocabulary),
                     .tile_bits = kRoundBits,
                     .fault = context.cuda->fault()};
   while (CeilDivide(rows, int64_t{1} << args.tile_bits) > kMostTiles) ++args.tile_bits;
