@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <numeric>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -95,6 +96,14 @@ absl::Status CheckTensorShards(const ModelConfig& config, int ranks) {
   if (config.has_mixer(MixerKind::kLightning))
     RETURN_IF_ERROR(mixer(config.lightning.heads, config.lightning.kv_heads, "Lightning heads"));
   return absl::OkStatus();
+}
+
+std::vector<int> HolderCounts(const ModelConfig& config, int ranks) {
+  std::set<int> counts;
+  for (const ParameterSpec& spec : ParameterLayout(config, {.rank = 0, .ranks = ranks}).specs()) {
+    if (spec.holders > 1 && spec.holders < ranks) counts.insert(spec.holders);
+  }
+  return {counts.begin(), counts.end()};
 }
 
 ParameterLayout::ParameterLayout(const ModelConfig& config, const TensorShard& shard)

@@ -61,6 +61,10 @@ struct ParameterSpec {
 // Fails where the model cannot be split among so many ranks, naming what does not divide.
 absl::Status CheckTensorShards(const ModelConfig& config, int ranks);
 
+// Of the parameters that are split among so many ranks, but not down to one holder: how many ranks
+// hold the same elements. Ascending, each once.
+std::vector<int> HolderCounts(const ModelConfig& config, int ranks);
+
 // Names, in order: "embedding.weight" [V, C]; per layer i "layers.{i}." + "input_norm.weight",
 // "post_norm.weight" [C], "mlp.gate.weight", "mlp.up.weight" [F, C], "mlp.down.weight" [C, F], and
 // for a mixer, under "mixer." (its own) or "candidate." (being aligned): "query.weight" [H*D, C],

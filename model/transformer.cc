@@ -8,6 +8,7 @@
 #include "kernels/rms_norm.h"
 #include "model/layers/lightning_mixer.h"
 #include "model/layers/softmax_mixer.h"
+#include "model/parallel/sequence_shards.h"
 
 namespace salamander {
 
@@ -18,23 +19,49 @@ Recomputation RecomputationOf(const ForwardPass& pass, int64_t layer) {
                                     : pass.recomputation[static_cast<size_t>(layer)];
 }
 
+// The rows that the rank's part of the embedding has.
+EmbeddingPart PartOf(const ForwardPass& pass, const ModelConfig& config) {
+  return {.first_token = TensorRank(pass.parallel) * config.vocabulary / TensorRanks(pass.parallel),
+          .vocabulary = config.vocabulary};
+}
+
 }  // namespace
 
-// Forward: h and the branch still to be added to it. Backward: the gradients of both.
+// h and the branch still to be added to it.
 struct Transformer::Stream {
-  TensorView residual;      // [T, C]
-  TensorView branch;        // [T, C]
+  TensorView residual;      // [N, C]
+  TensorView branch;        // [N, C]
   bool has_branch = false;  // whether branch holds something yet
   bool in_place = false;    // nothing is kept for a backward: h is updated where it stands
-  TensorView carried = {};  // [T, C] h behind a layer that is computed again; one for all of them
+  TensorView carried = {};  // [N, C] h behind a layer that is computed again; one for all of them
+  TensorView whole = {};    // [T, C] scratch for all rows; empty where the rank has all
+};
+
+// The gradients of both. A mixer or MLP finds its input and d_output for all rows in the scratch,
+// and leaves its part of d_input in place of d_output.
+struct Transformer::GradientStream {
+  TensorView residual, branch;      // [N, C]
+  TensorView d_input;               // [N, C] of a mixer or MLP
+  TensorView whole_input, d_whole;  // [T, C] scratch; empty where the rank has all rows
+
+  TensorView WholeInput(const TensorView& input) const {
+    return whole_input.empty() ? input : whole_input;
+  }
+  TensorView WholeBranch() const { return d_whole.empty() ? branch : d_whole; }
+  TensorView WholeDInput() const { return d_whole.empty() ? d_input : d_whole; }
 };
 
 struct Transformer::Half {
-  TensorView residual;      // [T, C]
-  TensorView branch;        // [T, C] or empty
-  TensorView hidden;        // [T, C] receives their sum where there is a branch; may be `residual`
-  TensorView output;        // [T, C] of the mixer or MLP; may be `branch`; empty (MLP): not wanted
+  TensorView residual;      // [N, C]
+  TensorView branch;        // [N, C] or empty
+  TensorView hidden;        // [N, C] receives their sum where there is a branch; may be `residual`
+  TensorView output;        // [N, C] of the mixer or MLP; may be `branch`; empty (MLP): not wanted
   bool keeps_inner = true;  // what the mixer saved for its backward
+  TensorView whole = {};    // as in Stream
+
+  // What the mixer or MLP reads and writes, for all rows.
+  TensorView WholeInput(const TensorView& input) const { return whole.empty() ? input : whole; }
+  TensorView WholeOutput() const { return whole.empty() || output.empty() ? output : whole; }
 };
 
 Transformer::Transformer(const ModelConfig& config, ModelTensors weights)
@@ -116,9 +143,12 @@ absl::Status Transformer::MixerHalf(const ForwardPass& pass, int64_t layer,
   RETURN_IF_ERROR(Normalise(execution, half, weights_.layers[static_cast<size_t>(layer)].input_norm,
                             saved.input_inverse_rms, saved.mixer_input));
   const int64_t mark = execution.arena->used_bytes();
+  const TensorView input = half.WholeInput(saved.mixer_input);
+  RETURN_IF_ERROR(GatherRows(pass.parallel, saved.mixer_input, input));
   RETURN_IF_ERROR(MixerOf(pass, layer)
-                      .Forward(PassOf(pass, tables, layer, KindOf(pass, layer)), saved.mixer_input,
-                               half.output, saved.mixer));
+                      .Forward(PassOf(pass, tables, layer, KindOf(pass, layer)), input,
+                               half.WholeOutput(), saved.mixer));
+  RETURN_IF_ERROR(SumRows(pass.parallel, half.WholeOutput(), half.output));
   if (half.keeps_inner) return absl::OkStatus();
   saved.mixer = {};
   execution.arena->RewindTo(mark);
@@ -135,7 +165,11 @@ absl::Status Transformer::MlpHalf(const ForwardPass& pass, int64_t layer, const 
   saved.mlp_input = execution.arena->Tensor(dtype, {tokens, config_.width});
   RETURN_IF_ERROR(
       Normalise(execution, half, weights.post_norm, saved.post_inverse_rms, saved.mlp_input));
-  return MlpForward(execution, weights.mlp, saved.mlp_input, half.output, saved.mlp);
+  const TensorView input = half.WholeInput(saved.mlp_input);
+  RETURN_IF_ERROR(GatherRows(pass.parallel, saved.mlp_input, input));
+  RETURN_IF_ERROR(MlpForward(execution, weights.mlp, input, half.WholeOutput(), saved.mlp));
+  if (half.output.empty()) return absl::OkStatus();
+  return SumRows(pass.parallel, half.WholeOutput(), half.output);
 }
 
 absl::Status Transformer::Normalise(const ExecutionContext& execution, const Half& half,
@@ -167,7 +201,8 @@ absl::Status Transformer::LayerForward(const ForwardPass& pass, int64_t layer,
                              .branch = stream.has_branch ? stream.branch : TensorView(),
                              .hidden = saved.input_hidden,
                              .output = stream.branch,
-                             .keeps_inner = recomputation != Recomputation::kAttention},
+                             .keeps_inner = recomputation != Recomputation::kAttention,
+                             .whole = stream.whole},
                             saved));
   stream.has_branch = true;
   if (pass.tap) {
@@ -185,7 +220,8 @@ absl::Status Transformer::LayerForward(const ForwardPass& pass, int64_t layer,
                           {.residual = saved.input_hidden,
                            .branch = stream.branch,
                            .hidden = saved.post_hidden,
-                           .output = stream.branch},
+                           .output = stream.branch,
+                           .whole = stream.whole},
                           saved));
   stream.residual = saved.post_hidden;
   if (recomputation == Recomputation::kFull) {
@@ -198,31 +234,36 @@ absl::Status Transformer::LayerForward(const ForwardPass& pass, int64_t layer,
 }
 
 absl::Status Transformer::RecomputeMixer(const ForwardPass& pass, int64_t layer,
-                                         const Activations& tables, LayerActivations& saved) const {
-  const TensorView unwanted = pass.execution->arena->Tensor(
-      saved.mixer_input.dtype(), {saved.mixer_input.dim(0), config_.width});
+                                         const Activations& tables, TensorView input,
+                                         LayerActivations& saved) const {
+  const TensorView unwanted =
+      pass.execution->arena->Tensor(input.dtype(), {input.dim(0), config_.width});
   return MixerOf(pass, layer)
-      .Forward(PassOf(pass, tables, layer, KindOf(pass, layer)), saved.mixer_input, unwanted,
-               saved.mixer);
+      .Forward(PassOf(pass, tables, layer, KindOf(pass, layer)), input, unwanted, saved.mixer);
 }
 
 absl::Status Transformer::RecomputeLayer(const ForwardPass& pass, int64_t layer,
-                                         const Activations& tables, LayerActivations& saved) const {
+                                         const Activations& tables, TensorView whole,
+                                         LayerActivations& saved) const {
   Arena& arena = *pass.execution->arena;
   const TensorView input = saved.input_hidden;
   const TensorView branch = arena.Tensor(input.dtype(), {input.dim(0), config_.width});
-  RETURN_IF_ERROR(MixerHalf(pass, layer, tables,
-                            {.residual = input, .branch = {}, .hidden = {}, .output = branch},
-                            saved));
+  RETURN_IF_ERROR(MixerHalf(
+      pass, layer, tables,
+      {.residual = input, .branch = {}, .hidden = {}, .output = branch, .whole = whole}, saved));
   saved.post_hidden = arena.Tensor(input.dtype(), {input.dim(0), config_.width});
   return MlpHalf(pass, layer,
-                 {.residual = input, .branch = branch, .hidden = saved.post_hidden, .output = {}},
+                 {.residual = input,
+                  .branch = branch,
+                  .hidden = saved.post_hidden,
+                  .output = {},
+                  .whole = whole},
                  saved);
 }
 
 absl::StatusOr<TensorView> Transformer::Forward(const ForwardPass& pass, Activations* saved) const {
   Arena& arena = *pass.execution->arena;
-  const int64_t tokens = pass.tokens.dim(0);
+  const int64_t tokens = ShardRows(pass.parallel, pass.tokens.dim(0));
   const DType dtype = weights_.embedding.dtype();
   const TensorView result = arena.Tensor(dtype, {tokens, config_.width});
   const int64_t mark = arena.used_bytes();
@@ -236,10 +277,15 @@ absl::StatusOr<TensorView> Transformer::Forward(const ForwardPass& pass, Activat
                 .in_place = saved == nullptr};
   if (saved != nullptr && !pass.recomputation.empty())
     stream.carried = arena.Tensor(dtype, {tokens, config_.width});
+  if (TensorRanks(pass.parallel) > 1)
+    stream.whole = arena.Tensor(dtype, {pass.tokens.dim(0), config_.width});
+  const TensorView embedded = stream.whole.empty() ? stream.residual : stream.whole;
   RETURN_IF_ERROR(EmbeddingForward(*pass.execution, {.tokens = pass.tokens,
                                                      .table = weights_.embedding,
-                                                     .output = stream.residual,
-                                                     .scale = config_.embedding_scale}));
+                                                     .output = embedded,
+                                                     .scale = config_.embedding_scale,
+                                                     .part = PartOf(pass, config_)}));
+  RETURN_IF_ERROR(SumRows(pass.parallel, embedded, stream.residual));
   for (int64_t layer = 0; layer < config_.layer_count(); ++layer) {
     const int64_t layer_mark = arena.used_bytes();
     RETURN_IF_ERROR(
@@ -261,60 +307,87 @@ absl::StatusOr<TensorView> Transformer::Forward(const ForwardPass& pass, Activat
   return result;
 }
 
-absl::Status Transformer::LayerBackward(const ForwardPass& pass, int64_t layer, Activations& saved,
-                                        const Stream& gradient,
-                                        const LayerTensors& gradients) const {
-  const ExecutionContext& execution = *pass.execution;
+absl::Status Transformer::MlpHalfBackward(const ForwardPass& pass, int64_t layer,
+                                          const LayerActivations& saved,
+                                          const GradientStream& stream,
+                                          const LayerTensors& gradients) const {
   const LayerTensors& weights = weights_.layers[static_cast<size_t>(layer)];
-  LayerActivations& activations = saved.layers[static_cast<size_t>(layer)];
-  const ArenaScope scope(*execution.arena);
-  const Recomputation recomputation = RecomputationOf(pass, layer);
-  if (recomputation == Recomputation::kFull)
-    RETURN_IF_ERROR(RecomputeLayer(pass, layer, saved, activations));
-  const TensorView d_input =
-      execution.arena->Tensor(gradient.residual.dtype(), {gradient.residual.dim(0), config_.width});
+  const TensorView input = stream.WholeInput(saved.mlp_input);
+  if (RecomputationOf(pass, layer) != Recomputation::kFull)  // which left it there
+    RETURN_IF_ERROR(GatherRows(pass.parallel, saved.mlp_input, input));
+  RETURN_IF_ERROR(GatherRows(pass.parallel, stream.branch, stream.WholeBranch()));
+  RETURN_IF_ERROR(MlpBackward(*pass.execution, {.weights = weights.mlp,
+                                                .gradients = gradients.mlp,
+                                                .input = input,
+                                                .saved = saved.mlp,
+                                                .d_output = stream.WholeBranch(),
+                                                .d_input = stream.WholeDInput()}));
+  RETURN_IF_ERROR(SumRows(pass.parallel, stream.WholeDInput(), stream.d_input));
+  return RmsNormBackward(*pass.execution, {.hidden = saved.post_hidden,
+                                           .weight = weights.post_norm,
+                                           .inverse_rms = saved.post_inverse_rms,
+                                           .d_output = stream.d_input,
+                                           .d_hidden = stream.residual,
+                                           .branch_scale = config_.residual_scale,
+                                           .d_residual = stream.residual,
+                                           .d_branch = stream.branch,
+                                           .d_weight = gradients.post_norm});
+}
 
-  RETURN_IF_ERROR(MlpBackward(execution, {.weights = weights.mlp,
-                                          .gradients = gradients.mlp,
-                                          .input = activations.mlp_input,
-                                          .saved = activations.mlp,
-                                          .d_output = gradient.branch,
-                                          .d_input = d_input}));
-  RETURN_IF_ERROR(RmsNormBackward(execution, {.hidden = activations.post_hidden,
-                                              .weight = weights.post_norm,
-                                              .inverse_rms = activations.post_inverse_rms,
-                                              .d_output = d_input,
-                                              .d_hidden = gradient.residual,
-                                              .branch_scale = config_.residual_scale,
-                                              .d_residual = gradient.residual,
-                                              .d_branch = gradient.branch,
-                                              .d_weight = gradients.post_norm}));
-  if (recomputation == Recomputation::kAttention)
-    RETURN_IF_ERROR(RecomputeMixer(pass, layer, saved, activations));
-  const bool candidate_ran = RunsCandidate(pass, layer);
-  RETURN_IF_ERROR(MixerOf(pass, layer)
-                      .Backward(PassOf(pass, saved, layer, KindOf(pass, layer)),
-                                activations.mixer_input, activations.mixer, gradient.branch,
-                                d_input, candidate_ran ? gradients.candidate : gradients.mixer));
-  return RmsNormBackward(execution, {.hidden = activations.input_hidden,
-                                     .weight = weights.input_norm,
-                                     .inverse_rms = activations.input_inverse_rms,
-                                     .d_output = d_input,
-                                     .d_hidden = gradient.residual,
-                                     .branch_scale = config_.residual_scale,
-                                     .d_residual = gradient.residual,
-                                     .d_branch = layer == 0 ? TensorView() : gradient.branch,
-                                     .d_weight = gradients.input_norm});
+absl::Status Transformer::MixerHalfBackward(const ForwardPass& pass, int64_t layer,
+                                            Activations& saved, const GradientStream& stream,
+                                            const LayerTensors& gradients) const {
+  LayerActivations& activations = saved.layers[static_cast<size_t>(layer)];
+  const TensorView input = stream.WholeInput(activations.mixer_input);
+  RETURN_IF_ERROR(GatherRows(pass.parallel, activations.mixer_input, input));
+  if (RecomputationOf(pass, layer) == Recomputation::kAttention)
+    RETURN_IF_ERROR(RecomputeMixer(pass, layer, saved, input, activations));
+  RETURN_IF_ERROR(GatherRows(pass.parallel, stream.branch, stream.WholeBranch()));
+  RETURN_IF_ERROR(
+      MixerOf(pass, layer)
+          .Backward(PassOf(pass, saved, layer, KindOf(pass, layer)), input, activations.mixer,
+                    stream.WholeBranch(), stream.WholeDInput(),
+                    RunsCandidate(pass, layer) ? gradients.candidate : gradients.mixer));
+  RETURN_IF_ERROR(SumRows(pass.parallel, stream.WholeDInput(), stream.d_input));
+  return RmsNormBackward(*pass.execution,
+                         {.hidden = activations.input_hidden,
+                          .weight = weights_.layers[static_cast<size_t>(layer)].input_norm,
+                          .inverse_rms = activations.input_inverse_rms,
+                          .d_output = stream.d_input,
+                          .d_hidden = stream.residual,
+                          .branch_scale = config_.residual_scale,
+                          .d_residual = stream.residual,
+                          .d_branch = layer == 0 ? TensorView() : stream.branch,
+                          .d_weight = gradients.input_norm});
+}
+
+absl::Status Transformer::LayerBackward(const ForwardPass& pass, int64_t layer, Activations& saved,
+                                        const GradientStream& stream,
+                                        const LayerTensors& gradients) const {
+  LayerActivations& activations = saved.layers[static_cast<size_t>(layer)];
+  const ArenaScope scope(*pass.execution->arena);
+  if (RecomputationOf(pass, layer) == Recomputation::kFull)
+    RETURN_IF_ERROR(RecomputeLayer(pass, layer, saved, stream.whole_input, activations));
+  RETURN_IF_ERROR(MlpHalfBackward(pass, layer, activations, stream, gradients));
+  return MixerHalfBackward(pass, layer, saved, stream, gradients);
 }
 
 absl::Status Transformer::Backward(const ForwardPass& pass, Activations& saved, TensorView d_hidden,
                                    const ModelTensors& gradients) const {
   const ExecutionContext& execution = *pass.execution;
   const ArenaScope scope(*execution.arena);
-  const Stream gradient{
-      .residual = execution.arena->Tensor(d_hidden.dtype(), {d_hidden.dim(0), config_.width}),
-      .branch = execution.arena->Tensor(d_hidden.dtype(), {d_hidden.dim(0), config_.width}),
+  const auto rows = [&](int64_t count) {
+    return execution.arena->Tensor(d_hidden.dtype(), {count, config_.width});
   };
+  GradientStream gradient{.residual = rows(d_hidden.dim(0)),
+                          .branch = rows(d_hidden.dim(0)),
+                          .d_input = rows(d_hidden.dim(0)),
+                          .whole_input = {},
+                          .d_whole = {}};
+  if (TensorRanks(pass.parallel) > 1) {
+    gradient.whole_input = rows(pass.tokens.dim(0));
+    gradient.d_whole = rows(pass.tokens.dim(0));
+  }
   RETURN_IF_ERROR(RmsNormBackward(execution, {.hidden = saved.final_hidden,
                                               .weight = weights_.final_norm,
                                               .inverse_rms = saved.final_inverse_rms,
@@ -329,10 +402,13 @@ absl::Status Transformer::Backward(const ForwardPass& pass, Activations& saved, 
         LayerBackward(pass, layer, saved, gradient, gradients.layers[static_cast<size_t>(layer)]));
   }
   if (gradients.embedding.empty()) return absl::OkStatus();
+  const TensorView d_embedded = gradient.d_whole.empty() ? gradient.residual : gradient.d_whole;
+  RETURN_IF_ERROR(GatherRows(pass.parallel, gradient.residual, d_embedded));
   return EmbeddingBackward(execution, {.tokens = pass.tokens,
-                                       .d_output = gradient.residual,
+                                       .d_output = d_embedded,
                                        .d_table = gradients.embedding,
-                                       .scale = config_.embedding_scale});
+                                       .scale = config_.embedding_scale,
+                                       .part = PartOf(pass, config_)});
 }
 
 }  // namespace salamander

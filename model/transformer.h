@@ -2,6 +2,8 @@
 // head belongs to the loss (kernels/head_loss.h), which never keeps the logits.
 //   h_0 = embedding_scale * E[token]
 //   h'  = h + c * mixer(RMSNorm(h))        h = h' + c * mlp(RMSNorm(h'))        c = residual_scale
+// Among R tensor ranks each has the residual stream, norms included, of its N = T / R rows alone
+// (model/parallel/sequence_shards.h); on one rank N = T.
 #ifndef MODEL_TRANSFORMER_H_
 #define MODEL_TRANSFORMER_H_
 
@@ -27,7 +29,7 @@ namespace salamander {
 // One layer's mixer at work, as a listener sees it.
 struct MixerCall {
   int64_t layer = 0;
-  TensorView input, output;  // [T, C] normalised input and what the mixer made of it
+  TensorView input, output;  // [N, C] normalised input and what the mixer made of it
   MixerPass candidate_pass;  // under which the layer's candidate runs on the same input
 };
 
@@ -43,14 +45,16 @@ struct ForwardPass {
       {};        // [layers] run the candidate in place of the layer's own mixer
   MixerTap tap;  // or empty
   absl::Span<const Recomputation> recomputation = {};  // [layers]; empty: kNone
-  const ParallelContext* parallel = nullptr;  // null: one rank holds the model and every token
+  // Null: one rank holds the model and every token. Requires: else T is a multiple of the tensor
+  // ranks, and the weights are the rank's (ParameterLayout).
+  const ParallelContext* parallel = nullptr;
 };
 
 // Inverse norms are in the activations' StatisticsType.
 struct LayerActivations {
-  TensorView input_hidden, input_inverse_rms, mixer_input;  // [T, C], [T], [T, C]
+  TensorView input_hidden, input_inverse_rms, mixer_input;  // [N, C], [N], [N, C]
   MixerActivations mixer;
-  TensorView post_hidden, post_inverse_rms, mlp_input;  // [T, C], [T], [T, C]
+  TensorView post_hidden, post_inverse_rms, mlp_input;  // [N, C], [N], [N, C]
   MlpActivations mlp;
 };
 
@@ -58,7 +62,7 @@ struct LayerActivations {
 struct Activations {
   RotaryTables softmax_rope, lightning_rope;
   std::vector<LayerActivations> layers;
-  TensorView final_hidden, final_inverse_rms;  // [T, C], [T]
+  TensorView final_hidden, final_inverse_rms;  // [N, C], [N]
 };
 
 class Transformer {
@@ -69,12 +73,12 @@ class Transformer {
   const ModelConfig& config() const { return config_; }
   const ModelTensors& weights() const { return weights_; }
 
-  // The final hidden state [T, C], in the arena. With `saved` everything the backward needs stays
+  // The final hidden state [N, C], in the arena. With `saved` everything the backward needs stays
   // in the arena with it; without, only the result does.
   absl::StatusOr<TensorView> Forward(const ForwardPass& pass, Activations* saved) const;
 
   // Adds to the gradients that are not empty views. Consumes `saved` (activations are overwritten
-  // on the way). d_hidden [T, C] is only read.
+  // on the way). d_hidden [N, C] is only read.
   absl::Status Backward(const ForwardPass& pass, Activations& saved, TensorView d_hidden,
                         const ModelTensors& gradients) const;
 
@@ -82,7 +86,8 @@ class Transformer {
   const Mixer& candidate(int64_t layer) const;
 
  private:
-  struct Stream;  // the residual stream between layers
+  struct Stream;          // the residual stream between layers
+  struct GradientStream;  // its gradient
 
   bool RunsCandidate(const ForwardPass& pass, int64_t layer) const;
   const Mixer& MixerOf(const ForwardPass& pass, int64_t layer) const;
@@ -101,13 +106,19 @@ class Transformer {
                        LayerActivations& saved) const;
   absl::Status LayerForward(const ForwardPass& pass, int64_t layer, const Activations& tables,
                             Stream& stream, LayerActivations& saved) const;
-  // Computes again what LayerForward did not keep, in the arena, to the same bits.
+  // Computes again what LayerForward did not keep, in the arena, to the same bits. `whole` [T, C]
+  // is scratch for all rows; `input` [T, C] holds the mixer's.
   absl::Status RecomputeLayer(const ForwardPass& pass, int64_t layer, const Activations& tables,
-                              LayerActivations& saved) const;
+                              TensorView whole, LayerActivations& saved) const;
   absl::Status RecomputeMixer(const ForwardPass& pass, int64_t layer, const Activations& tables,
-                              LayerActivations& saved) const;
+                              TensorView input, LayerActivations& saved) const;
   absl::Status LayerBackward(const ForwardPass& pass, int64_t layer, Activations& saved,
-                             const Stream& gradient, const LayerTensors& gradients) const;
+                             const GradientStream& stream, const LayerTensors& gradients) const;
+  absl::Status MlpHalfBackward(const ForwardPass& pass, int64_t layer,
+                               const LayerActivations& saved, const GradientStream& stream,
+                               const LayerTensors& gradients) const;
+  absl::Status MixerHalfBackward(const ForwardPass& pass, int64_t layer, Activations& saved,
+                                 const GradientStream& stream, const LayerTensors& gradients) const;
 
   ModelConfig config_;
   ModelTensors weights_;

@@ -4,15 +4,38 @@
 #include "kernels/lightning_attention.h"
 #include "kernels/rms_norm.h"
 #include "model/layers/lightning_slice.h"
+#include "model/parallel/sequence_shards.h"
 
 namespace salamander {
+namespace {
+
+// The output norm's rows go over the heads of all tensor ranks: its sums over all of them, in the
+// arena. Nothing where one rank holds them all.
+absl::StatusOr<SplitRows> OutputNormSums(const MixerPass& pass, const RmsNormSumsArgs& part) {
+  const int ranks = TensorRanks(pass.parallel);
+  if (ranks == 1) return SplitRows{};
+  RmsNormSumsArgs args = part;
+  args.sums =
+      pass.execution->arena->Tensor(StatisticsType(part.hidden.dtype()), {part.hidden.dim(0)});
+  RETURN_IF_ERROR(RmsNormSums(*pass.execution, args));
+  RETURN_IF_ERROR(pass.parallel->tensor().AllReduceSum(args.sums));
+  return SplitRows{.sums = args.sums, .width = ranks * part.hidden.row_size()};
+}
+
+}  // namespace
 
 LightningMixer::LightningMixer(const LightningConfig& config, double norm_epsilon,
                                const MixerTensors& weights)
-    : shape_{config.heads, config.kv_heads, config.head_dim, norm_epsilon},
+    : shape_(ShapeOf(weights, config.head_dim, norm_epsilon)),
       weights_(weights),
       scale_(LightningScaleValue(config)),
       slopes_(LightningSlopes(config)) {}
+
+absl::Span<const double> LightningMixer::Slopes(const MixerPass& pass) const {
+  const auto heads = static_cast<size_t>(shape_.heads);
+  return absl::MakeConstSpan(slopes_).subspan(
+      static_cast<size_t>(TensorRank(pass.parallel)) * heads, heads);
+}
 
 absl::Status LightningMixer::Forward(const MixerPass& pass, TensorView input, TensorView output,
                                      MixerActivations& saved) const {
@@ -21,7 +44,8 @@ absl::Status LightningMixer::Forward(const MixerPass& pass, TensorView input, Te
   const int64_t tokens = input.dim(0);
   const int64_t inner = shape_.heads * shape_.head_dim;
   saved.attention = arena.Tensor(input.dtype(), {tokens, shape_.heads, shape_.head_dim});
-  const LightningSlice slice(pass, slopes_);
+  const absl::Span<const double> slopes = Slopes(pass);
+  const LightningSlice slice(pass, slopes);
   if (pass.cache == nullptr) {
     ASSIGN_OR_RETURN(saved.states, slice.StartStates(saved.key, saved.value));
   }
@@ -29,7 +53,7 @@ absl::Status LightningMixer::Forward(const MixerPass& pass, TensorView input, Te
       *pass.execution, {.q = saved.query,
                         .k = saved.key,
                         .v = saved.value,
-                        .slopes = slopes_,
+                        .slopes = slopes,
                         .segments = pass.cache == nullptr ? slice.segments() : pass.segments,
                         .scale = scale_,
                         .states = pass.cache == nullptr ? saved.states : pass.cache->states,
@@ -38,13 +62,16 @@ absl::Status LightningMixer::Forward(const MixerPass& pass, TensorView input, Te
   if (!weights_.output_norm.empty()) {
     saved.normed = arena.Tensor(input.dtype(), {tokens, inner});
     saved.output_inverse_rms = arena.Tensor(StatisticsType(input.dtype()), {tokens});
+    const ArenaScope scope(arena);
+    ASSIGN_OR_RETURN(const SplitRows split, OutputNormSums(pass, {.hidden = mixed}));
     RETURN_IF_ERROR(RmsNormForward(*pass.execution, {.residual = mixed,
                                                      .branch = {},
                                                      .weight = weights_.output_norm,
                                                      .epsilon = shape_.norm_epsilon,
                                                      .hidden = {},
                                                      .output = saved.normed,
-                                                     .inverse_rms = saved.output_inverse_rms}));
+                                                     .inverse_rms = saved.output_inverse_rms,
+                                                     .split = split}));
     mixed = saved.normed;
   }
   return ProjectOutput(pass, weights_, input, mixed, output, saved);
@@ -72,6 +99,9 @@ absl::Status LightningMixer::Backward(const MixerPass& pass, TensorView input,
   TensorView d_attention = d_mixed;
   if (!saved.normed.empty()) {
     d_attention = arena.Tensor(input.dtype(), {tokens, inner});
+    ASSIGN_OR_RETURN(const SplitRows split, OutputNormSums(pass, {.hidden = attention,
+                                                                  .weight = weights_.output_norm,
+                                                                  .d_output = d_mixed}));
     RETURN_IF_ERROR(RmsNormBackward(*pass.execution, {.hidden = attention,
                                                       .weight = weights_.output_norm,
                                                       .inverse_rms = saved.output_inverse_rms,
@@ -79,19 +109,21 @@ absl::Status LightningMixer::Backward(const MixerPass& pass, TensorView input,
                                                       .d_hidden = {},
                                                       .d_residual = d_attention,
                                                       .d_branch = {},
-                                                      .d_weight = gradients.output_norm}));
+                                                      .d_weight = gradients.output_norm,
+                                                      .split = split}));
   }
   const auto like_heads = [&] {
     return arena.Tensor(input.dtype(), {tokens, shape_.heads, shape_.head_dim});
   };
   const QkvGradients d{like_heads(), like_heads(), like_heads()};
   const TensorView d_heads = d_attention.Reshape({tokens, shape_.heads, shape_.head_dim});
-  const LightningSlice slice(pass, slopes_);
+  const absl::Span<const double> slopes = Slopes(pass);
+  const LightningSlice slice(pass, slopes);
   ASSIGN_OR_RETURN(const TensorView d_states, slice.EndGradients(saved.query, d_heads, scale_));
   RETURN_IF_ERROR(LightningBackward(*pass.execution, {.q = saved.query,
                                                       .k = saved.key,
                                                       .v = saved.value,
-                                                      .slopes = slopes_,
+                                                      .slopes = slopes,
                                                       .segments = slice.segments(),
                                                       .scale = scale_,
                                                       .states = saved.states,

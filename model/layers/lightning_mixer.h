@@ -6,6 +6,8 @@
 
 #include <vector>
 
+#include "absl/types/span.h"
+
 #include "model/config.h"
 #include "model/layers/mixer.h"
 #include "model/layers/projections.h"
@@ -23,10 +25,13 @@ class LightningMixer : public Mixer {
                         const MixerTensors& gradients) const override;
 
  private:
+  // Of the rank's heads.
+  absl::Span<const double> Slopes(const MixerPass& pass) const;
+
   ProjectionShape shape_;
   MixerTensors weights_;
   double scale_;
-  std::vector<double> slopes_;  // [H]
+  std::vector<double> slopes_;  // of all heads of all ranks
 };
 
 }  // namespace salamander

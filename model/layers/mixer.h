@@ -1,5 +1,6 @@
 // What a layer uses to let tokens see each other. Two kinds: softmax attention (dense or sparse)
-// and Lightning.
+// and Lightning. Under tensor parallelism a mixer has the rank's heads of every token; H and Hkv
+// below count those.
 //   u -> query, key, value projections -> (per-head norm, RoPE) -> attention -> (output norm) ->
 //   (sigmoid gate) -> output
 #ifndef MODEL_LAYERS_MIXER_H_
@@ -51,12 +52,13 @@ class Mixer {
  public:
   virtual ~Mixer() = default;
 
-  // output [T, C] = mixer(input [T, C]). `saved` receives views of what the backward needs.
+  // output [T, C] = mixer(input [T, C]), or the rank's heads' part of it. `saved` receives views of
+  // what the backward needs. `output` may be `input`.
   virtual absl::Status Forward(const MixerPass& pass, TensorView input, TensorView output,
                                MixerActivations& saved) const = 0;
 
-  // Adds to the gradients that are not empty views. d_input [T, C] is overwritten; empty: not
-  // wanted.
+  // Adds to the gradients that are not empty views. d_input [T, C], or the rank's heads' part of
+  // it, is overwritten and may be d_output; empty: not wanted.
   virtual absl::Status Backward(const MixerPass& pass, TensorView input,
                                 const MixerActivations& saved, TensorView d_output,
                                 TensorView d_input, const MixerTensors& gradients) const = 0;

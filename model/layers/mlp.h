@@ -1,4 +1,5 @@
-// SwiGLU feed-forward: output = down(silu(gate(u)) * up(u)).
+// SwiGLU feed-forward: output = down(silu(gate(u)) * up(u)). Of a rank's part of the inner width F
+// it gives a part of output and d_input; the ranks' parts add up.
 #ifndef MODEL_LAYERS_MLP_H_
 #define MODEL_LAYERS_MLP_H_
 
@@ -13,7 +14,7 @@ struct MlpActivations {
   TensorView gate, up;  // [T, F]
 };
 
-// output [T, C]; empty: only what the backward needs is computed.
+// output [T, C], may be `input`; empty: only what the backward needs is computed.
 absl::Status MlpForward(const ExecutionContext& context, const MlpTensors& weights,
                         TensorView input, TensorView output, MlpActivations& saved);
 
@@ -23,7 +24,7 @@ struct MlpBackwardArgs {
   TensorView input;             // [T, C]
   const MlpActivations& saved;  // overwritten
   TensorView d_output;          // [T, C]
-  TensorView d_input;           // [T, C], overwritten
+  TensorView d_input;           // [T, C], overwritten; may be d_output
 };
 absl::Status MlpBackward(const ExecutionContext& context, const MlpBackwardArgs& args);
 

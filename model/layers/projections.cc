@@ -75,6 +75,13 @@ absl::Status ProjectHeadsBackward(const MixerPass& pass, TensorView input,
 
 }  // namespace
 
+ProjectionShape ShapeOf(const MixerTensors& weights, int64_t head_dim, double norm_epsilon) {
+  return {.heads = weights.query.dim(0) / head_dim,
+          .kv_heads = weights.key.dim(0) / head_dim,
+          .head_dim = head_dim,
+          .norm_epsilon = norm_epsilon};
+}
+
 absl::Status ProjectQkv(const MixerPass& pass, const ProjectionShape& shape,
                         const MixerTensors& weights, TensorView input, MixerActivations& saved) {
   RETURN_IF_ERROR(ProjectHeads(pass, shape, input,

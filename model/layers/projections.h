@@ -9,12 +9,16 @@
 
 namespace salamander {
 
+// Of the heads that the rank holds.
 struct ProjectionShape {
   int64_t heads = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   double norm_epsilon = 1e-6;
 };
+
+// A mixer's heads on this rank are those of its weights.
+ProjectionShape ShapeOf(const MixerTensors& weights, int64_t head_dim, double norm_epsilon);
 
 // Gradients with respect to what the attention reads.
 struct QkvGradients {

@@ -10,6 +10,8 @@
 #include "model/layers/attention_split.h"
 #include "model/layers/block_selection_shape.h"
 #include "model/layers/key_slices.h"
+#include "model/layers/shared_selection.h"
+#include "model/parallel/sequence_shards.h"
 
 namespace salamander {
 namespace {
@@ -33,9 +35,13 @@ absl::Status AppendToCache(const MixerPass& pass, const MixerActivations& saved)
 SoftmaxMixer::SoftmaxMixer(const SoftmaxConfig& config, double norm_epsilon,
                            const MixerTensors& weights)
     : config_(config),
-      shape_{config.heads, config.kv_heads, config.head_dim, norm_epsilon},
+      shape_(ShapeOf(weights, config.head_dim, norm_epsilon)),
       weights_(weights),
       scale_(1.0 / std::sqrt(static_cast<double>(config.head_dim))) {}
+
+int SoftmaxMixer::Holders(const MixerPass& pass) const {
+  return static_cast<int>(TensorRanks(pass.parallel) * shape_.kv_heads / config_.kv_heads);
+}
 
 absl::Status SoftmaxMixer::Forward(const MixerPass& pass, TensorView input, TensorView output,
                                    MixerActivations& saved) const {
@@ -102,13 +108,14 @@ absl::Status SoftmaxMixer::SparseForward(const MixerPass& pass, Segments segment
                                                .fine_keys = fine,
                                                .coarse_keys = coarse}));
     if (segments.empty()) return absl::OkStatus();
-    RETURN_IF_ERROR(SelectBlocks(*pass.execution, {.q = saved.query,
-                                                   .fine_keys = fine,
-                                                   .coarse_keys = coarse,
-                                                   .segments = segments,
-                                                   .shape = selection,
-                                                   .scale = scale_,
-                                                   .blocks = saved.blocks}));
+    RETURN_IF_ERROR(SelectSharedBlocks(pass, Holders(pass),
+                                       {.q = saved.query,
+                                        .fine_keys = fine,
+                                        .coarse_keys = coarse,
+                                        .segments = segments,
+                                        .shape = selection,
+                                        .scale = scale_,
+                                        .blocks = saved.blocks}));
   }
   return SparseAttentionForward(*pass.execution, {.q = saved.query,
                                                   .k = keys,

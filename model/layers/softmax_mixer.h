@@ -21,6 +21,8 @@ class SoftmaxMixer : public Mixer {
                         const MixerTensors& gradients) const override;
 
  private:
+  // How many tensor ranks hold the rank's heads of keys and values.
+  int Holders(const MixerPass& pass) const;
   absl::Status AttentionForward(const MixerPass& pass, MixerActivations& saved) const;
   absl::Status SparseForward(const MixerPass& pass, Segments segments, TensorView keys,
                              TensorView values, const MixerActivations& saved) const;

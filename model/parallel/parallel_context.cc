@@ -8,7 +8,8 @@
 namespace salamander {
 
 absl::StatusOr<ParallelContext> ParallelContext::Create(Communicator& world, const MeshShape& shape,
-                                                        const ExecutionContext& execution) {
+                                                        const ExecutionContext& execution,
+                                                        absl::Span<const int> holder_counts) {
   const MeshCoordinate at = CoordinateOf(shape, world.rank());
   ParallelContext parallel(world, shape, at);
   // The ranks of a group share the color: their place on the axes that the group does not run
@@ -22,7 +23,19 @@ absl::StatusOr<ParallelContext> ParallelContext::Create(Communicator& world, con
   ASSIGN_OR_RETURN(parallel.context_, group(at.data * shape.tensor + at.tensor, "context"));
   ASSIGN_OR_RETURN(parallel.tensor_, group(at.data * shape.context + at.context, "tensor"));
   ASSIGN_OR_RETURN(parallel.replicas_, group(at.tensor, "replicas"));
+  for (const int count : holder_counts) {
+    if (count == shape.tensor) continue;
+    ASSIGN_OR_RETURN(parallel.holders_[count], group(world.rank() / count, "holders"));
+  }
   return parallel;
+}
+
+Communicator& ParallelContext::holders(int count) const {
+  if (count == shape_.tensor) return *tensor_;
+  const auto found = holders_.find(count);
+  SALAMANDER_CHECK(found != holders_.end())
+      << "no group of " << count << " holders among " << shape_.tensor << " tensor ranks was made";
+  return *found->second;
 }
 
 }  // namespace salamander

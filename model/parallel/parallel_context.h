@@ -3,9 +3,11 @@
 #ifndef MODEL_PARALLEL_PARALLEL_CONTEXT_H_
 #define MODEL_PARALLEL_PARALLEL_CONTEXT_H_
 
+#include <map>
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 
 #include "kernels/base/execution_context.h"
 #include "model/parallel/communicator.h"
@@ -16,9 +18,11 @@ namespace salamander {
 class ParallelContext {
  public:
   // Collective over `world`, which outlives the context. Tensors of the axes' collectives lie on
-  // `execution`'s device; the world's lie on the host.
+  // `execution`'s device; the world's lie on the host. `holder_counts`: of the models that will run
+  // (HolderCounts in model/parameters.h).
   static absl::StatusOr<ParallelContext> Create(Communicator& world, const MeshShape& shape,
-                                                const ExecutionContext& execution);
+                                                const ExecutionContext& execution,
+                                                absl::Span<const int> holder_counts = {});
 
   const MeshShape& shape() const { return shape_; }
   const MeshCoordinate& coordinate() const { return coordinate_; }
@@ -30,6 +34,9 @@ class ParallelContext {
   Communicator& context() const { return *context_; }
   // Ranks that hold the other parts of the same weights and see the same tokens.
   Communicator& tensor() const { return *tensor_; }
+  // Of the tensor ranks, the `count` neighbours that hold the same elements of a parameter as this
+  // one (ParameterSpec::holders). Requires: all of them, or a count that was given to Create.
+  Communicator& holders(int count) const;
   // Data x context: ranks that hold the same weights. Gradients are summed, and the optimizer's
   // state is sharded, among them.
   Communicator& replicas() const { return *replicas_; }
@@ -42,6 +49,7 @@ class ParallelContext {
   MeshCoordinate coordinate_;
   Communicator* world_;
   std::unique_ptr<Communicator> data_, context_, tensor_, replicas_;
+  std::map<int, std::unique_ptr<Communicator>> holders_;  // by count
 };
 
 }  // namespace salamander

@@ -8,6 +8,7 @@
 #include "kernels/layer_mse.h"
 #include "kernels/memory.h"
 #include "model/flops.h"
+#include "model/parallel/sequence_shards.h"
 
 namespace salamander {
 namespace {
@@ -23,22 +24,65 @@ std::vector<float> RealTokenWeights(const PackedStream& stream) {
   return weights;
 }
 
-TensorView HiddenGradient(const Objective::Call& call, const Transformer& model) {
-  return call.gradients == nullptr
-             ? TensorView()
-             : call.execution.arena->Tensor(model.weights().embedding.dtype(),
-                                            {call.stream.size(), model.config().width});
+// The way to the other tensor ranks' parts of the vocabulary.
+VocabularySplit SplitOver(const ParallelContext& parallel) {
+  return {.rank = parallel.coordinate().tensor,
+          .ranks = parallel.shape().tensor,
+          .gather = [&parallel](const TensorView& mine, const TensorView& all) {
+            return parallel.tensor().AllGather(mine, all);
+          }};
 }
 
-HeadGradients GradientsOfHead(const Objective::Call& call, const TensorView& d_hidden) {
+// Runs an output head's loss between the model's forward and its backward: from the final hidden
+// state of the rank's rows to its gradient, by way of all rows with the rank's part of the head.
+class HeadLoss {
+ public:
+  HeadLoss(const Objective::Call& call, const ParallelContext* parallel)
+      : call_(call), parallel_(parallel) {
+    if (TensorRanks(parallel) > 1) split_ = SplitOver(*parallel);
+  }
+
+  // Null where one rank has the whole head.
+  const VocabularySplit* split() const { return split_.ranks == 1 ? nullptr : &split_; }
+
+  // All rows of what `mine` holds the rank's rows of.
+  absl::StatusOr<TensorView> Whole(const TensorView& mine) const {
+    const TensorView whole = WholeRows(call_.execution, parallel_, mine);
+    RETURN_IF_ERROR(GatherRows(parallel_, mine, whole));
+    return whole;
+  }
+
+  // `run(hidden of all rows, gradients)` takes the loss. d_hidden is empty where no gradient is
+  // wanted.
+  template <typename Run>
+  absl::Status Take(const TensorView& hidden, const TensorView& d_hidden, const Run& run) const {
+    const ArenaScope scope(*call_.execution.arena);
+    ASSIGN_OR_RETURN(const TensorView whole, Whole(hidden));
+    if (call_.gradients == nullptr) return run(whole, HeadGradients{});
+    const TensorView d_whole = WholeRows(call_.execution, parallel_, d_hidden);
+    RETURN_IF_ERROR(run(whole, HeadGradients{.scale = call_.gradient_scale,
+                                             .d_hidden = d_whole,
+                                             .d_head = call_.gradients->head}));
+    return SumRows(parallel_, d_whole, d_hidden);
+  }
+
+ private:
+  const Objective::Call& call_;
+  const ParallelContext* parallel_;
+  VocabularySplit split_;
+};
+
+// Room for the gradient of the final hidden state, where one is wanted.
+TensorView HiddenGradient(const Objective::Call& call, const TensorView& hidden) {
   if (call.gradients == nullptr) return {};
-  return {.scale = call.gradient_scale, .d_hidden = d_hidden, .d_head = call.gradients->head};
+  return call.execution.arena->Tensor(hidden.dtype(), {hidden.dim(0), hidden.dim(1)});
 }
 
 class LanguageModel : public Objective {
  public:
-  LanguageModel(const Transformer& model, std::vector<Recomputation> recomputation)
-      : model_(model), recomputation_(std::move(recomputation)) {}
+  LanguageModel(const Transformer& model, std::vector<Recomputation> recomputation,
+                const ParallelContext* parallel)
+      : model_(model), recomputation_(std::move(recomputation)), parallel_(parallel) {}
 
   std::vector<float> RowWeights(const PackedStream& stream) const override {
     return stream.loss_weights;
@@ -46,7 +90,7 @@ class LanguageModel : public Objective {
 
   absl::Status Accumulate(const Call& call) const override {
     const ArenaScope scope(*call.execution.arena);
-    ASSIGN_OR_RETURN(ForwardPass pass, PassOver(call.execution, call.stream));
+    ASSIGN_OR_RETURN(ForwardPass pass, PassOver(call.execution, call.stream, parallel_));
     pass.recomputation = recomputation_;
     ASSIGN_OR_RETURN(const TensorView targets,
                      FromHost<int32_t>(call.execution, call.stream.targets));
@@ -55,16 +99,20 @@ class LanguageModel : public Objective {
     Activations saved;
     ASSIGN_OR_RETURN(const TensorView hidden,
                      model_.Forward(pass, call.gradients == nullptr ? nullptr : &saved));
-    const TensorView d_hidden = HiddenGradient(call, model_);
-    RETURN_IF_ERROR(HeadCrossEntropy(call.execution, {.hidden = hidden,
-                                                      .head = model_.weights().head,
-                                                      .logit_scale = model_.config().logit_scale,
-                                                      .targets = targets,
-                                                      .loss_weights = loss_weights,
-                                                      .gradients = GradientsOfHead(call, d_hidden),
-                                                      .token_losses = {},
-                                                      .predictions = {},
-                                                      .loss_sum = call.loss_sum}));
+    const TensorView d_hidden = HiddenGradient(call, hidden);
+    const HeadLoss loss(call, parallel_);
+    RETURN_IF_ERROR(loss.Take(hidden, d_hidden, [&](TensorView all, HeadGradients gradients) {
+      return HeadCrossEntropy(call.execution, {.hidden = all,
+                                               .head = model_.weights().head,
+                                               .logit_scale = model_.config().logit_scale,
+                                               .targets = targets,
+                                               .loss_weights = loss_weights,
+                                               .gradients = gradients,
+                                               .token_losses = {},
+                                               .predictions = {},
+                                               .loss_sum = call.loss_sum,
+                                               .split = loss.split()});
+    }));
     if (call.gradients == nullptr) return absl::OkStatus();
     return model_.Backward(pass, saved, d_hidden, *call.gradients);
   }
@@ -76,13 +124,17 @@ class LanguageModel : public Objective {
  private:
   const Transformer& model_;
   std::vector<Recomputation> recomputation_;
+  const ParallelContext* parallel_;
 };
 
 class Distillation : public Objective {
  public:
   Distillation(const Transformer& student, const Transformer& teacher,
-               std::vector<Recomputation> recomputation)
-      : student_(student), teacher_(teacher), recomputation_(std::move(recomputation)) {}
+               std::vector<Recomputation> recomputation, const ParallelContext* parallel)
+      : student_(student),
+        teacher_(teacher),
+        recomputation_(std::move(recomputation)),
+        parallel_(parallel) {}
 
   std::vector<float> RowWeights(const PackedStream& stream) const override {
     return RealTokenWeights(stream);
@@ -90,7 +142,7 @@ class Distillation : public Objective {
 
   absl::Status Accumulate(const Call& call) const override {
     const ArenaScope scope(*call.execution.arena);
-    ASSIGN_OR_RETURN(ForwardPass pass, PassOver(call.execution, call.stream));
+    ASSIGN_OR_RETURN(ForwardPass pass, PassOver(call.execution, call.stream, parallel_));
     pass.recomputation = recomputation_;
     ASSIGN_OR_RETURN(const TensorView loss_weights,
                      FromHost<float>(call.execution, RowWeights(call.stream)));
@@ -98,18 +150,23 @@ class Distillation : public Objective {
     Activations saved;
     ASSIGN_OR_RETURN(const TensorView hidden,
                      student_.Forward(pass, call.gradients == nullptr ? nullptr : &saved));
-    const TensorView d_hidden = HiddenGradient(call, student_);
-    RETURN_IF_ERROR(
-        HeadDistillation(call.execution, {.hidden = hidden,
-                                          .head = student_.weights().head,
-                                          .logit_scale = student_.config().logit_scale,
-                                          .teacher_hidden = teacher_hidden,
-                                          .teacher_head = teacher_.weights().head,
-                                          .teacher_logit_scale = teacher_.config().logit_scale,
-                                          .loss_weights = loss_weights,
-                                          .gradients = GradientsOfHead(call, d_hidden),
-                                          .token_losses = {},
-                                          .loss_sum = call.loss_sum}));
+    const TensorView d_hidden = HiddenGradient(call, hidden);
+    const HeadLoss loss(call, parallel_);
+    const auto distill = [&](TensorView all, HeadGradients gradients) -> absl::Status {
+      ASSIGN_OR_RETURN(const TensorView teacher_all, loss.Whole(teacher_hidden));
+      return HeadDistillation(call.execution, {.hidden = all,
+                                               .head = student_.weights().head,
+                                               .logit_scale = student_.config().logit_scale,
+                                               .teacher_hidden = teacher_all,
+                                               .teacher_head = teacher_.weights().head,
+                                               .teacher_logit_scale = teacher_.config().logit_scale,
+                                               .loss_weights = loss_weights,
+                                               .gradients = gradients,
+                                               .token_losses = {},
+                                               .loss_sum = call.loss_sum,
+                                               .split = loss.split()});
+    };
+    RETURN_IF_ERROR(loss.Take(hidden, d_hidden, distill));
     if (call.gradients == nullptr) return absl::OkStatus();
     return student_.Backward(pass, saved, d_hidden, *call.gradients);
   }
@@ -124,11 +181,13 @@ class Distillation : public Objective {
   const Transformer& student_;
   const Transformer& teacher_;
   std::vector<Recomputation> recomputation_;
+  const ParallelContext* parallel_;
 };
 
 class Alignment : public Objective {
  public:
-  explicit Alignment(const Transformer& model) : model_(model) {
+  Alignment(const Transformer& model, const ParallelContext* parallel)
+      : model_(model), parallel_(parallel) {
     const auto& layers = model.config().layers;
     candidates_ = std::count_if(layers.begin(), layers.end(),
                                 [](const LayerConfig& layer) { return layer.has_candidate; });
@@ -142,9 +201,19 @@ class Alignment : public Objective {
     const ArenaScope scope(*call.execution.arena);
     ASSIGN_OR_RETURN(const TensorView row_weights,
                      FromHost<float>(call.execution, RowWeights(call.stream)));
-    ASSIGN_OR_RETURN(ForwardPass pass, PassOver(call.execution, call.stream));
-    pass.tap = [&](const MixerCall& mixer) { return AlignLayer(call, mixer, row_weights); };
-    return model_.Forward(pass, nullptr).status();
+    ASSIGN_OR_RETURN(ForwardPass pass, PassOver(call.execution, call.stream, parallel_));
+    const TensorView own_weights = ShardOf(parallel_, row_weights);
+    const bool is_sharded = TensorRanks(parallel_) > 1;
+    const TensorView loss_sum =
+        is_sharded ? call.execution.arena->Tensor(DType::kFloat64, {1}) : call.loss_sum;
+    if (is_sharded) RETURN_IF_ERROR(Zero(call.execution, loss_sum));
+    pass.tap = [&](const MixerCall& mixer) {
+      return AlignLayer(call, mixer, own_weights, loss_sum);
+    };
+    RETURN_IF_ERROR(model_.Forward(pass, nullptr).status());
+    if (!is_sharded) return absl::OkStatus();
+    RETURN_IF_ERROR(parallel_->tensor().AllReduceSum(loss_sum));
+    return Add(call.execution, loss_sum, call.loss_sum);
   }
 
   // The mean over layers and channels.
@@ -173,46 +242,54 @@ class Alignment : public Objective {
 
  private:
   // The candidate's forward and backward right beside the layer it imitates: layers are
-  // independent, so nothing is kept.
-  absl::Status AlignLayer(const Call& call, const MixerCall& mixer,
-                          const TensorView& row_weights) const {
+  // independent, so nothing is kept. The error is taken of the rank's rows.
+  absl::Status AlignLayer(const Call& call, const MixerCall& mixer, const TensorView& row_weights,
+                          const TensorView& loss_sum) const {
     const auto layer = static_cast<size_t>(mixer.layer);
     if (!model_.config().layers[layer].has_candidate) return absl::OkStatus();
     Arena& arena = *call.execution.arena;
     const ArenaScope scope(arena);
     const TensorView output =
         arena.Tensor(mixer.output.dtype(), {mixer.output.dim(0), mixer.output.dim(1)});
+    const TensorView whole_input = WholeRows(call.execution, parallel_, mixer.input);
+    const TensorView whole_output = WholeRows(call.execution, parallel_, output);
     MixerActivations saved;
     const Mixer& candidate = model_.candidate(mixer.layer);
-    RETURN_IF_ERROR(candidate.Forward(mixer.candidate_pass, mixer.input, output, saved));
+    RETURN_IF_ERROR(GatherRows(parallel_, mixer.input, whole_input));
+    RETURN_IF_ERROR(candidate.Forward(mixer.candidate_pass, whole_input, whole_output, saved));
+    RETURN_IF_ERROR(SumRows(parallel_, whole_output, output));
     RETURN_IF_ERROR(
         LayerMse(call.execution, {.output = output,
                                   .target = mixer.output,
                                   .row_weights = row_weights,
                                   .gradient_scale = call.gradient_scale * loss_unit(),
                                   .d_output = call.gradients == nullptr ? TensorView() : output,
-                                  .loss_sum = call.loss_sum,
+                                  .loss_sum = loss_sum,
                                   .moments = {}}));
     if (call.gradients == nullptr) return absl::OkStatus();
-    return candidate.Backward(mixer.candidate_pass, mixer.input, saved, output, {},
+    RETURN_IF_ERROR(GatherRows(parallel_, output, whole_output));
+    return candidate.Backward(mixer.candidate_pass, whole_input, saved, whole_output, {},
                               call.gradients->layers[layer].candidate);
   }
 
   const Transformer& model_;
+  const ParallelContext* parallel_;
   int64_t candidates_;
 };
 
 }  // namespace
 
-absl::StatusOr<ForwardPass> PassOver(const ExecutionContext& execution,
-                                     const PackedStream& stream) {
+absl::StatusOr<ForwardPass> PassOver(const ExecutionContext& execution, const PackedStream& stream,
+                                     const ParallelContext* parallel) {
   ASSIGN_OR_RETURN(const TensorView tokens, FromHost<int32_t>(execution, stream.tokens));
   return ForwardPass{.execution = &execution,
                      .tokens = tokens,
                      .segments = stream.segments,
                      .cache = nullptr,
                      .use_candidate = {},
-                     .tap = {}};
+                     .tap = {},
+                     .recomputation = {},
+                     .parallel = parallel};
 }
 
 absl::StatusOr<LossSums> SumLoss(const ExecutionContext& execution, const Objective& objective,
@@ -233,18 +310,21 @@ absl::StatusOr<LossSums> SumLoss(const ExecutionContext& execution, const Object
 }
 
 std::unique_ptr<Objective> LanguageModelObjective(const Transformer& model,
-                                                  std::vector<Recomputation> recomputation) {
-  return std::make_unique<LanguageModel>(model, std::move(recomputation));
+                                                  std::vector<Recomputation> recomputation,
+                                                  const ParallelContext* parallel) {
+  return std::make_unique<LanguageModel>(model, std::move(recomputation), parallel);
 }
 
 std::unique_ptr<Objective> DistillationObjective(const Transformer& student,
                                                  const Transformer& teacher,
-                                                 std::vector<Recomputation> recomputation) {
-  return std::make_unique<Distillation>(student, teacher, std::move(recomputation));
+                                                 std::vector<Recomputation> recomputation,
+                                                 const ParallelContext* parallel) {
+  return std::make_unique<Distillation>(student, teacher, std::move(recomputation), parallel);
 }
 
-std::unique_ptr<Objective> AlignmentObjective(const Transformer& model) {
-  return std::make_unique<Alignment>(model);
+std::unique_ptr<Objective> AlignmentObjective(const Transformer& model,
+                                              const ParallelContext* parallel) {
+  return std::make_unique<Alignment>(model, parallel);
 }
 
 }  // namespace salamander

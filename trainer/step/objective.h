@@ -37,7 +37,9 @@ class Objective {
     const PackedStream& stream;
     double gradient_scale = 1.0;
     const ModelTensors* gradients = nullptr;  // null: the loss alone
-    TensorView loss_sum;  // [1] fp64, added to: loss_unit() of it is the loss of the rows so far
+    // [1] fp64, added to: loss_unit() of it is the loss of the rows so far. Tensor ranks all add
+    // the same, the whole stream's.
+    TensorView loss_sum;
   };
   // Adds the weighted sum of the loss over the stream's rows. Faults that only the device sees come
   // back where the total is read.
@@ -59,16 +61,22 @@ absl::StatusOr<LossSums> SumLoss(const ExecutionContext& execution, const Object
                                  absl::Span<const PackedStream> streams);
 
 // Models outlive the objective. `recomputation` [layers] is the student's; empty: nothing is
-// computed again. Alignment keeps nothing from layer to layer anyway.
+// computed again. Alignment keeps nothing from layer to layer anyway. `parallel` outlives the
+// objective too, and each model has the rank's weights; null: one rank. Among tensor ranks
+// gradients of shared parameters are parts of a sum (model/shared_gradients.h).
 std::unique_ptr<Objective> LanguageModelObjective(const Transformer& model,
-                                                  std::vector<Recomputation> recomputation = {});
+                                                  std::vector<Recomputation> recomputation = {},
+                                                  const ParallelContext* parallel = nullptr);
 std::unique_ptr<Objective> DistillationObjective(const Transformer& student,
                                                  const Transformer& teacher,
-                                                 std::vector<Recomputation> recomputation = {});
-std::unique_ptr<Objective> AlignmentObjective(const Transformer& model);
+                                                 std::vector<Recomputation> recomputation = {},
+                                                 const ParallelContext* parallel = nullptr);
+std::unique_ptr<Objective> AlignmentObjective(const Transformer& model,
+                                              const ParallelContext* parallel = nullptr);
 
 // The forward pass over a packed stream, whose tokens go into the arena.
-absl::StatusOr<ForwardPass> PassOver(const ExecutionContext& execution, const PackedStream& stream);
+absl::StatusOr<ForwardPass> PassOver(const ExecutionContext& execution, const PackedStream& stream,
+                                     const ParallelContext* parallel = nullptr);
 
 }  // namespace salamander
 
