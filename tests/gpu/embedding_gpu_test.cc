@@ -66,6 +66,41 @@ TEST(EmbeddingGpuTest, MatchesDoubleAndRepeatsBitForBit) {
   }
 }
 
+TEST(EmbeddingGpuTest, PartsOfTheTableGiveTheWholesRowsAndZerosElsewhere) {
+  SKIP_WITHOUT_GPU();
+  constexpr int64_t kParts = 3;
+  for (const int64_t vocabulary : {12, 3000}) {
+    for (const int64_t width : {17, 1032}) {
+      const Problem p = MakeProblem(700, vocabulary, width);
+      const int64_t rows = vocabulary / kParts;
+      GpuContext gpu(kTestBytes, kTestBytes);
+      const Outputs whole = RunOnGpu(gpu, Place::kAligned, p);
+      const TensorView tokens = gpu.Upload(p.tokens), table = gpu.Upload(p.table);
+      const TensorView d_output = gpu.Upload(p.d_output);
+      const TensorView d_table = gpu.Upload(p.table, DType::kFloat32);
+      const TestTensor zeros(DType::kBFloat16, {1, width});
+      for (int64_t first = 0; first < vocabulary; first += rows) {
+        const EmbeddingPart part{.first_token = first, .vocabulary = vocabulary};
+        const TensorView output = PoisonedRows(gpu, Place::kAligned, p.d_output);
+        ASSERT_TRUE(
+            EmbeddingForward(gpu, {tokens, table.Rows(first, rows), output, kScale, part}).ok());
+        ASSERT_TRUE(
+            EmbeddingBackward(gpu, {tokens, d_output, d_table.Rows(first, rows), kScale, part})
+                .ok());
+        const TestTensor actual = gpu.Download(output);
+        for (int64_t t = 0; t < p.tokens.size(); ++t) {
+          const auto token = static_cast<int64_t>(p.tokens.At(t));
+          const bool is_here = token >= first && token < first + rows;
+          ASSERT_TRUE(BitwiseEqual(actual.View().Rows(t, 1),
+                                   is_here ? whole[0].View().Rows(t, 1) : zeros.View()))
+              << "row " << t << " from " << first;
+        }
+      }
+      EXPECT_TRUE(BitwiseEqual(gpu.Download(d_table).View(), whole[1].View()));
+    }
+  }
+}
+
 // As wide as the norms go, and as many tokens as tokenizers have.
 TEST(EmbeddingGpuTest, WidestRowsAndLargestVocabularyMatchDouble) {
   SKIP_WITHOUT_GPU();

@@ -8,6 +8,7 @@
 
 #include "kernels/head_loss.h"
 #include "tests/gpu/row_ops.h"
+#include "tests/support/played_ranks.h"
 
 namespace salamander {
 namespace {
@@ -75,6 +76,7 @@ Inputs OnGpu(GpuContext& gpu, const Problem& p, Place place = Place::kAligned) {
 struct Results {
   HeadGradients gradients = {.scale = kGradientScale, .d_hidden = {}, .d_head = {}};
   TensorView token_losses, predictions, loss_sum;
+  const VocabularySplit* split = nullptr;
 };
 
 absl::Status RunLoss(Loss loss, const ExecutionContext& context, const Inputs& inputs,
@@ -88,7 +90,8 @@ absl::Status RunLoss(Loss loss, const ExecutionContext& context, const Inputs& i
                                       .gradients = results.gradients,
                                       .token_losses = results.token_losses,
                                       .predictions = results.predictions,
-                                      .loss_sum = results.loss_sum});
+                                      .loss_sum = results.loss_sum,
+                                      .split = results.split});
   }
   return HeadDistillation(context, {.hidden = inputs.hidden,
                                     .head = inputs.head,
@@ -99,7 +102,8 @@ absl::Status RunLoss(Loss loss, const ExecutionContext& context, const Inputs& i
                                     .loss_weights = inputs.weights,
                                     .gradients = results.gradients,
                                     .token_losses = results.token_losses,
-                                    .loss_sum = results.loss_sum});
+                                    .loss_sum = results.loss_sum,
+                                    .split = results.split});
 }
 
 struct Result {
@@ -219,6 +223,64 @@ TEST_P(HeadLossGpuTest, ChunkBoundariesAreSeamless) {
   Problem problem(shape);
   problem.Mask({0, 4095});
   ExpectClose(shape, RunOnGpu(GetParam(), problem), Expected(GetParam(), problem));
+}
+
+TEST_P(HeadLossGpuTest, RanksWithAPartOfTheVocabularyMatchTheCpuInFp64) {
+  SKIP_WITHOUT_GPU();
+  constexpr int kRanks = 4;
+  for (const Shape& shape : {Shape{.tokens = 1, .width = 8, .vocabulary = 4, .teacher_width = 8},
+                             Shape{.tokens = 4097, .width = 8, .vocabulary = 64},
+                             Shape{.tokens = 9, .width = 16, .vocabulary = 9996},
+                             Shape{.tokens = 5, .width = 128, .vocabulary = 73448}}) {
+    SCOPED_TRACE(testing::Message() << shape.tokens << " tokens, vocabulary " << shape.vocabulary);
+    Problem problem(shape);
+    if (shape.tokens > 1) problem.Mask({0, shape.tokens - 2});
+    const Result expected = Expected(GetParam(), problem);
+    GpuContext gpu(int64_t{1} << 30, kScratchBytes);
+    const Inputs whole = OnGpu(gpu, problem);
+    const int64_t rows = shape.vocabulary / kRanks;
+    Result actual = {TestTensor(DType::kFloat64, {shape.tokens, shape.width}),
+                     TestTensor(DType::kFloat32, {shape.vocabulary, shape.width}),
+                     {},
+                     {},
+                     {}};
+    std::vector<Result> parts(kRanks);
+    PlayRanks(gpu, kRanks, [&](const VocabularySplit& split) {
+      Inputs part = whole;
+      part.head = whole.head.Rows(split.rank * rows, rows);
+      part.teacher_head = whole.teacher_head.Rows(split.rank * rows, rows);
+      const Results results = {
+          .gradients = {.scale = kGradientScale,
+                        .d_hidden = gpu.Poisoned(DType::kBFloat16, {shape.tokens, shape.width}),
+                        .d_head = gpu.Zeros(DType::kFloat32, {rows, shape.width})},
+          .token_losses = gpu.Poisoned(DType::kFloat32, {shape.tokens}),
+          .predictions = gpu.Poisoned(DType::kInt32, {shape.tokens}),
+          .loss_sum =
+              gpu.Upload(TestTensor::Constant(DType::kFloat64, {1}, kLossBefore), DType::kFloat64),
+          .split = &split};
+      EXPECT_TRUE(RunLoss(GetParam(), gpu, part, results).ok());
+      parts[static_cast<size_t>(split.rank)] = {
+          gpu.Download(results.gradients.d_hidden), gpu.Download(results.gradients.d_head),
+          gpu.Download(results.token_losses), gpu.Download(results.predictions),
+          gpu.Download(results.loss_sum)};
+    });
+    for (int rank = 0; rank < kRanks; ++rank) {
+      const Result& part = parts[static_cast<size_t>(rank)];
+      for (int64_t i = 0; i < part.d_head.size(); ++i)
+        actual.d_head.Set(rank * part.d_head.size() + i, part.d_head.At(i));
+      for (int64_t i = 0; i < part.d_hidden.size(); ++i)
+        actual.d_hidden.Set(i, actual.d_hidden.At(i) + part.d_hidden.At(i));
+      EXPECT_TRUE(BitwiseEqual(part.loss.View(), parts[0].loss.View()));
+      EXPECT_TRUE(BitwiseEqual(part.token_losses.View(), parts[0].token_losses.View()));
+      EXPECT_TRUE(BitwiseEqual(part.predictions.View(), parts[0].predictions.View()));
+    }
+    actual.loss = parts[0].loss;
+    actual.token_losses = parts[0].token_losses;
+    ExpectClose(shape, actual, expected);
+    if (GetParam() == Loss::kCrossEntropy) {
+      EXPECT_TRUE(BitwiseEqual(parts[0].predictions.View(), expected.predictions.View()));
+    }
+  }
 }
 
 TEST_P(HeadLossGpuTest, RowsOfWeightZeroAddExactlyNothing) {

@@ -39,6 +39,40 @@ TEST(MemoryGpuTest, LargeTensorSurvivesTheWayThereAndBack) {
   EXPECT_TRUE(BitwiseEqual(gpu.Download(gpu.Upload(x, DType::kFloat32)).View(), x.View()));
 }
 
+TEST(MemoryGpuTest, AddAddsToWhatIsThere) {
+  SKIP_WITHOUT_GPU();
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    const TestTensor source = TestTensor::Normal(dtype, {1001}, 1);
+    const TestTensor before = TestTensor::Normal(dtype, {1001}, 2);
+    TestTensor expected(dtype, {1001});
+    for (int64_t i = 0; i < 1001; ++i) expected.Set(i, before.At(i) + source.At(i));
+    GpuContext gpu(kTestBytes, kTestBytes);
+    const TensorView sum = gpu.Upload(before, dtype);
+    ASSERT_TRUE(Add(gpu, gpu.Upload(source, dtype), sum).ok());
+    EXPECT_TRUE(BitwiseEqual(gpu.Download(sum).View(), expected.View()));
+  }
+}
+
+TEST(MemoryGpuTest, JoinColumnsPutsPartsSideBySideInEachRow) {
+  SKIP_WITHOUT_GPU();
+  constexpr int64_t kParts = 3, kRows = 5;
+  for (const Place place : kBothPlaces) {
+    for (const int64_t columns : {1, 7, 64, 2056}) {
+      const TestTensor parts =
+          Rounded(TestTensor::Normal(DType::kFloat64, {kParts * kRows, columns}, 1));
+      const TestTensor like(DType::kBFloat16, {kRows, kParts * columns});
+      GpuContext gpu(kTestBytes, kTestBytes);
+      const TensorView joined = PoisonedRows(gpu, place, like);
+      ASSERT_TRUE(JoinColumns(gpu, Upload(gpu, place, parts), kParts, joined).ok());
+      const TestTensor actual = gpu.Download(joined);
+      for (int64_t i = 0; i < parts.size(); ++i) {
+        const int64_t column = i % columns, row = i / columns % kRows, part = i / columns / kRows;
+        ASSERT_EQ(actual.At((row * kParts + part) * columns + column), parts.At(i)) << i;
+      }
+    }
+  }
+}
+
 TEST(MemoryGpuTest, ConvertRoundsToNearestEvenAndWidensExactly) {
   SKIP_WITHOUT_GPU();
   for (const Place place : kBothPlaces) {

@@ -6,6 +6,7 @@
 
 #include "kernels/base/random.h"
 #include "kernels/memory.h"
+#include "model/shared_gradients.h"
 #include "tests/model/tiny_model.h"
 
 namespace salamander {
@@ -161,7 +162,7 @@ Place OnCpu(const TestContext& context) {
 
 PlacedModel::PlacedModel(const ModelWeights& weights, const Place& place)
     : place_(place),
-      layout_(weights.config),
+      layout_(weights.layout),
       buffer_(CopyOf(weights, layout_, place)),
       transformer_(weights.config, BindTensors(weights.config, layout_, buffer_)) {}
 
@@ -170,11 +171,11 @@ std::unique_ptr<Objective> NextTokenObjective(const PlacedModel& model) {
 }
 
 Outcome RunModel(const PlacedModel& model, const Objective& objective, const PackedStream& stream,
-                 Replay* replay) {
+                 Replay* replay, const ParallelContext* parallel) {
   const auto& [session, execution] = model.place();
   const ArenaScope scope(*execution.arena);
   Outcome outcome;
-  const ForwardPass pass = OrDie(PassOver(execution, stream));
+  const ForwardPass pass = OrDie(PassOver(execution, stream, parallel));
   outcome.hidden = OnHost(execution, OrDie(model.transformer().Forward(pass, nullptr)));
 
   double row_weights = 0.0;
@@ -194,6 +195,7 @@ Outcome RunModel(const PlacedModel& model, const Objective& objective, const Pac
                                  .loss_sum = loss_sum});
   };
   CheckOk(replay == nullptr ? accumulate() : replay->Run(accumulate));
+  CheckOk(SumSharedGradients(execution, model.layout(), gradients, parallel));
   outcome.gradients = OnHost(execution, gradients.Flat());
   outcome.loss = OnHost(execution, loss_sum).At(0) * objective.loss_unit() / row_weights;
   return outcome;

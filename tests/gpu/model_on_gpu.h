@@ -95,9 +95,10 @@ using ObjectiveOf = std::function<std::unique_ptr<Objective>(const PlacedModel& 
 std::unique_ptr<Objective> NextTokenObjective(const PlacedModel& model);
 
 // Final hidden states, then loss and gradients of all parameters in a pass of their own, which
-// goes through `replay` where one is given.
+// goes through `replay` where one is given. On a rank of `parallel`: of its rows and its parts of
+// the parameters.
 Outcome RunModel(const PlacedModel& model, const Objective& objective, const PackedStream& stream,
-                 Replay* replay = nullptr);
+                 Replay* replay = nullptr, const ParallelContext* parallel = nullptr);
 
 // Root mean square over perturbed models of how far each result was from the exact model's.
 struct Spread {

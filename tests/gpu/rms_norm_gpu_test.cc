@@ -1,7 +1,9 @@
+#include <memory>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "kernels/memory.h"
 #include "kernels/rms_norm.h"
 #include "tests/gpu/row_ops.h"
 
@@ -146,6 +148,87 @@ TEST(RmsNormGpuTest, BackwardMatchesDoubleAndRepeatsBitForBit) {
           return BackwardOnGpu(gpu, place, problem, inverse_rms);
         },
         BackwardInDouble(problem, inverse_rms), BackwardBounds(problem));
+  }
+}
+
+// The first columns of rows that go on elsewhere.
+TEST(RmsNormGpuTest, RowsSplitAmongRanksMatchDouble) {
+  SKIP_WITHOUT_GPU();
+  for (const RowShape& shape : kRowShapes) {
+    SCOPED_TRACE(testing::Message() << shape.tokens << " x " << shape.width);
+    Problem problem = MakeProblem(shape);
+    problem.branch = TestTensor();
+    const int64_t whole_width = 2 * shape.width;
+    const TestTensor elsewhere = TestTensor::Uniform(DType::kFloat64, {shape.tokens}, 6, 0.5, 1.5);
+    const auto run = [&](const ExecutionContext& context, const Problem& p, DType statistics,
+                         const auto& on_device, const auto& room) -> std::vector<TensorView> {
+      const TensorView hidden = on_device(p.residual, p.residual.View().dtype());
+      const TensorView weight = on_device(p.weight, p.residual.View().dtype());
+      const TensorView d_output = on_device(p.d_output, p.residual.View().dtype());
+      const TensorView squares = room(TestTensor(statistics, {shape.tokens}), statistics);
+      const TensorView dots = room(TestTensor(statistics, {shape.tokens}), statistics);
+      EXPECT_TRUE(RmsNormSums(context, {.hidden = hidden, .sums = squares}).ok());
+      EXPECT_TRUE(
+          RmsNormSums(context,
+                      {.hidden = hidden, .weight = weight, .d_output = d_output, .sums = dots})
+              .ok());
+      const TensorView more = on_device(elsewhere, statistics);
+      EXPECT_TRUE(Add(context, more, squares).ok() && Add(context, more, dots).ok());
+      const TensorView output = room(p.residual, p.residual.View().dtype());
+      const TensorView inverse_rms = room(TestTensor(statistics, {shape.tokens}), statistics);
+      const TensorView d_residual = room(p.residual, p.residual.View().dtype());
+      const TensorView d_weight = on_device(p.weight, statistics);
+      EXPECT_TRUE(RmsNormForward(context, {.residual = hidden,
+                                           .branch = {},
+                                           .weight = weight,
+                                           .epsilon = kEpsilon,
+                                           .hidden = {},
+                                           .output = output,
+                                           .inverse_rms = inverse_rms,
+                                           .split = {.sums = squares, .width = whole_width}})
+                      .ok());
+      EXPECT_TRUE(RmsNormBackward(context, {.hidden = hidden,
+                                            .weight = weight,
+                                            .inverse_rms = inverse_rms,
+                                            .d_output = d_output,
+                                            .d_hidden = {},
+                                            .d_residual = d_residual,
+                                            .d_branch = {},
+                                            .d_weight = d_weight,
+                                            .split = {.sums = dots, .width = whole_width}})
+                      .ok());
+      return {output, inverse_rms, d_residual, d_weight};
+    };
+    const TestContext cpu;
+    std::vector<std::unique_ptr<TestTensor>> kept;
+    const auto copy = [&](const TestTensor& tensor, DType) {
+      return kept.emplace_back(std::make_unique<TestTensor>(tensor))->View();
+    };
+    Outputs expected;
+    for (const TensorView& view : run(cpu, problem, DType::kFloat64, copy, copy)) {
+      expected.emplace_back(view.rank() == 1
+                                ? TestTensor(view.dtype(), {view.dim(0)})
+                                : TestTensor(view.dtype(), {view.dim(0), view.dim(1)}));
+      EXPECT_TRUE(Copy(cpu, view, expected.back().View()).ok());
+    }
+    Problem rounded = problem;
+    for (TestTensor* const tensor : {&rounded.residual, &rounded.weight, &rounded.d_output})
+      *tensor = tensor->As(DType::kBFloat16);
+    const auto bound = BFloat16Bound(problem.residual.size(), whole_width);
+    ExpectMatchesAndRepeats(
+        [&](GpuContext& gpu, Place place) {
+          const auto upload = [&](const TestTensor& tensor, DType dtype) {
+            return Upload(gpu, place, tensor, dtype);
+          };
+          const auto room = [&](const TestTensor& like, DType dtype) {
+            return PoisonedRows(gpu, place, like, dtype);
+          };
+          Outputs outputs;
+          for (const TensorView& view : run(gpu, rounded, DType::kFloat32, upload, room))
+            outputs.push_back(gpu.Download(view));
+          return outputs;
+        },
+        expected, {bound, Float32Bound(whole_width), bound, Float32Bound(shape.tokens)});
   }
 }
 
