@@ -343,6 +343,53 @@ TEST_P(TensorParallelBitsTest, DocumentsDoNotSeeEachOtherAcrossRanks) {
   }
 }
 
+// What a pass with gradients sends: docs name it, and nothing else may travel.
+//   rows    [T, C] gathered 6 L + 2 times and summed 4 L + 2 times: each half of a layer gathers
+//   its
+//           input (twice) and d_output and sums output and d_input, embedding and head one of each
+//           and back
+//   loss    four fp64 of each weighted row of each rank
+//   norms   a statistic of each row, twice, of each Lightning layer with an output norm
+//   shared  gradients of what all ranks hold, once
+//   sparse  queries of each layer with shared keys, and the lists
+TEST_P(TensorParallelBitsTest, SendsWhatTheFormulaSays) {
+  const ModelConfig& config = GetParam().config;
+  const int ranks = World().size();
+  if (config.softmax.kv_heads != 1 && config.softmax.kv_heads < ranks)
+    GTEST_SKIP() << "ranks share heads in groups of their own";
+  Problem problem(config, DType::kFloat32);
+  const auto objective = problem.ObjectiveOf(Kind::kLanguageModel, true);
+  ASSERT_TRUE(problem.Run(*objective, problem.part, true).ok());
+  int64_t lightning = 0;
+  for (const LayerConfig& layer : config.layers)
+    lightning += layer.mixer == MixerKind::kLightning ? 1 : 0;
+  const bool shares = config.softmax.use_sparse && config.softmax.kv_heads == 1;
+  const int64_t sparse = shares ? kLayers - lightning : 0;
+  const int64_t tokens = problem.stream.size();
+  const auto& weights = problem.stream.loss_weights;
+  const int64_t weighted =
+      static_cast<int64_t>(weights.size()) - std::count(weights.begin(), weights.end(), 0.0F);
+  const int64_t rows = tokens * config.width * 4;
+  const int64_t lists = tokens * config.softmax.sparse.selected_blocks() * 4;
+  const int64_t queries = tokens * config.softmax.heads / ranks * config.softmax.head_dim * 4;
+  const int64_t norms = config.lightning.use_output_norm ? 2 * lightning : 0;
+  int64_t shared = 0;
+  for (const ParameterSpec& spec : problem.part.weights.layout.specs())
+    shared += spec.holders > 1 ? spec.size() * 4 : 0;
+  const Traffic& sent = problem.parallel.tensor().traffic();
+  const auto of = [&](Collective collective) { return sent[static_cast<size_t>(collective)]; };
+  EXPECT_EQ(
+      of(Collective::kAllGather),
+      (CollectiveTraffic{6 * kLayers + 3 + sparse,
+                         (6 * kLayers + 2) * rows + ranks * weighted * 4 * 8 + sparse * lists}));
+  EXPECT_EQ(of(Collective::kReduceScatter),
+            (CollectiveTraffic{4 * kLayers + 2, (4 * kLayers + 2) * rows}));
+  EXPECT_EQ(of(Collective::kAllReduce),
+            (CollectiveTraffic{norms + 1, norms * tokens * 4 + shared}));
+  EXPECT_EQ(of(Collective::kAllToAll), (CollectiveTraffic{sparse, sparse * queries}));
+  EXPECT_EQ(of(Collective::kBroadcast), CollectiveTraffic{});
+}
+
 class TensorParallelAlignmentTest : public testing::TestWithParam<DType> {};
 
 INSTANTIATE_TEST_SUITE_P(DTypes, TensorParallelAlignmentTest,
