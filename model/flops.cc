@@ -58,11 +58,18 @@ ModelFlops SoftmaxLayer(const ModelConfig& config, Segments segments) {
   return flops;
 }
 
-// A product with each weight that is given, over `tokens` rows.
-double ProductFlops(std::initializer_list<const TensorView*> weights, int64_t tokens) {
+// Of `width` columns, or rows, and as many of the other as are given.
+struct Weight {
+  const TensorView& gradient;  // empty: it does not train
+  int64_t size;                // beside the width
+};
+
+double WeightFlops(const ModelConfig& config, std::initializer_list<Weight> weights,
+                   int64_t tokens) {
   double elements = 0;
-  for (const TensorView* weight : weights) {
-    if (!weight->empty()) elements += static_cast<double>(weight->size());
+  for (const Weight& weight : weights) {
+    if (weight.gradient.empty()) continue;
+    elements += static_cast<double>(weight.size) * static_cast<double>(config.width);
   }
   return kOperations * elements * static_cast<double>(tokens);
 }
@@ -120,17 +127,32 @@ ModelFlops ForwardFlops(const ModelConfig& config, Segments segments) {
   return flops;
 }
 
-double WeightGradientFlops(const MixerTensors& gradients, int64_t tokens) {
-  return ProductFlops(
-      {&gradients.query, &gradients.key, &gradients.value, &gradients.output, &gradients.gate},
-      tokens);
+double WeightGradientFlops(const ModelConfig& config, MixerKind kind, const MixerTensors& gradients,
+                           int64_t tokens) {
+  const bool softmax = kind == MixerKind::kSoftmax;
+  const int64_t head_dim = softmax ? config.softmax.head_dim : config.lightning.head_dim;
+  const int64_t inner = head_dim * (softmax ? config.softmax.heads : config.lightning.heads);
+  const int64_t kv = head_dim * (softmax ? config.softmax.kv_heads : config.lightning.kv_heads);
+  return WeightFlops(config,
+                     {{gradients.query, inner},
+                      {gradients.key, kv},
+                      {gradients.value, kv},
+                      {gradients.output, inner},
+                      {gradients.gate, inner}},
+                     tokens);
 }
 
-double TrainingFlops(const ModelFlops& forward, const ModelTensors& gradients, int64_t tokens) {
-  double weights = ProductFlops({&gradients.head}, tokens);
-  for (const LayerTensors& layer : gradients.layers) {
-    weights += WeightGradientFlops(layer.mixer, tokens);
-    weights += ProductFlops({&layer.mlp.gate, &layer.mlp.up, &layer.mlp.down}, tokens);
+double TrainingFlops(const ModelConfig& config, const ModelFlops& forward,
+                     const ModelTensors& gradients, int64_t tokens) {
+  double weights = WeightFlops(config, {{gradients.head, config.vocabulary}}, tokens);
+  for (size_t layer = 0; layer < gradients.layers.size(); ++layer) {
+    const LayerTensors& tensors = gradients.layers[layer];
+    weights += WeightGradientFlops(config, config.layers[layer].mixer, tensors.mixer, tokens);
+    weights += WeightFlops(config,
+                           {{tensors.mlp.gate, config.intermediate},
+                            {tensors.mlp.up, config.intermediate},
+                            {tensors.mlp.down, config.intermediate}},
+                           tokens);
   }
   const double attention = forward.dense_attention + forward.sparse_attention + forward.lightning;
   const double inputs = forward.projections + forward.mlp + forward.head;

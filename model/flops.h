@@ -36,11 +36,13 @@ ModelFlops LightningMixerFlops(const ModelConfig& config, int64_t tokens);
 
 // Forward and backward, where `gradients` says which weights train: a product has one of its size
 // in the backward for its input and, where its weight trains, another; attention two; the selection
-// of blocks none.
-double TrainingFlops(const ModelFlops& forward, const ModelTensors& gradients, int64_t tokens);
+// of blocks none. The whole model's, also where a rank's gradients are parts.
+double TrainingFlops(const ModelConfig& config, const ModelFlops& forward,
+                     const ModelTensors& gradients, int64_t tokens);
 
-// Of the products that make the weights' gradients.
-double WeightGradientFlops(const MixerTensors& gradients, int64_t tokens);
+// Of the products that make a mixer's weights' gradients.
+double WeightGradientFlops(const ModelConfig& config, MixerKind kind, const MixerTensors& gradients,
+                           int64_t tokens);
 
 // Keys that the query at `position` of its document reads where its list is full: all of
 // selected_blocks blocks but what lies behind it in its own.

@@ -69,12 +69,23 @@ TEST(FlopsTest, TrainingCountsTheWeightsThatTrain) {
   ASSERT_TRUE(buffer.ok());
   const ModelFlops forward = ForwardFlops(config, Documents({100}));
   const ModelTensors all = BindTensors(config, layout, *buffer);
-  EXPECT_EQ(TrainingFlops(forward, all, 100),
+  EXPECT_EQ(TrainingFlops(config, forward, all, 100),
             3 * (forward.total() - forward.block_selection) + forward.block_selection);
   const ModelTensors none =
       BindTrainable(config, layout, *buffer, [](const ParameterSpec&) { return false; });
-  EXPECT_EQ(TrainingFlops(forward, all, 100) - TrainingFlops(forward, none, 100),
+  EXPECT_EQ(TrainingFlops(config, forward, all, 100) - TrainingFlops(config, forward, none, 100),
             forward.projections + forward.mlp + forward.head);
+}
+
+TEST(FlopsTest, TrainingCountsTheWholeModelOnEveryTensorRank) {
+  const ModelConfig config = TinyHybridConfig(2, {0});
+  const ModelFlops forward = ForwardFlops(config, Documents({100}));
+  const auto counted = [&](const ParameterLayout& layout) {
+    const ParameterBuffer buffer = ParameterBuffer::Planned(layout, DType::kFloat32);
+    return TrainingFlops(config, forward, BindTensors(config, layout, buffer), 100);
+  };
+  EXPECT_EQ(counted(ParameterLayout(config, {.rank = 1, .ranks = 4})),
+            counted(ParameterLayout(config)));
 }
 
 TEST(FlopsTest, LightningGrowsWithTokensAlone) {

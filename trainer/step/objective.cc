@@ -118,7 +118,8 @@ class LanguageModel : public Objective {
   }
 
   double Flops(const PackedStream& stream, const ModelTensors& gradients) const override {
-    return TrainingFlops(ForwardFlops(model_.config(), stream.segments), gradients, stream.size());
+    return TrainingFlops(model_.config(), ForwardFlops(model_.config(), stream.segments), gradients,
+                         stream.size());
   }
 
  private:
@@ -172,8 +173,8 @@ class Distillation : public Objective {
   }
 
   double Flops(const PackedStream& stream, const ModelTensors& gradients) const override {
-    return TrainingFlops(ForwardFlops(student_.config(), stream.segments), gradients,
-                         stream.size()) +
+    return TrainingFlops(student_.config(), ForwardFlops(student_.config(), stream.segments),
+                         gradients, stream.size()) +
            ForwardFlops(teacher_.config(), stream.segments).total();
   }
 
@@ -231,10 +232,11 @@ class Alignment : public Objective {
     double weights = 0;
     double inputs = 0;
     for (const LayerTensors& layer : gradients.layers) {
-      weights += WeightGradientFlops(layer.candidate, stream.size());
+      weights += WeightGradientFlops(model_.config(), MixerKind::kLightning, layer.candidate,
+                                     stream.size());
       MixerTensors output;
       output.output = layer.candidate.output;
-      inputs += WeightGradientFlops(output, stream.size());
+      inputs += WeightGradientFlops(model_.config(), MixerKind::kLightning, output, stream.size());
     }
     return own.total() + weights + inputs +
            static_cast<double>(candidates_) * (candidate.projections + 3 * candidate.lightning);
