@@ -34,13 +34,13 @@ absl::Status SumTogether(const ExecutionContext& execution, const std::vector<Te
 }  // namespace
 
 absl::Status SumSharedGradients(const ExecutionContext& execution, const ParameterLayout& layout,
-                                const ParameterBuffer& gradients, const ParallelContext* parallel) {
+                                const ParameterBuffer& gradients, const ParallelContext& parallel) {
   std::map<int, std::vector<TensorView>> by_holders;
   for (const ParameterSpec& spec : layout.specs()) {
     if (spec.holders > 1) by_holders[spec.holders].push_back(gradients.View(spec));
   }
   for (const auto& [holders, shared] : by_holders) {
-    RETURN_IF_ERROR(SumTogether(execution, shared, parallel->holders(holders)));
+    RETURN_IF_ERROR(SumTogether(execution, shared, parallel.holders(holders)));
   }
   return absl::OkStatus();
 }

@@ -13,10 +13,10 @@
 namespace salamander {
 
 // Gives every holder the sum, with the same bits. Once a step, before the optimizer; one collective
-// for each number of holders. `parallel` null: one rank, nothing to do.
+// for each number of holders.
 // Requires: `gradients` is laid out by `layout`, whose shard is the rank's in `parallel`.
 absl::Status SumSharedGradients(const ExecutionContext& execution, const ParameterLayout& layout,
-                                const ParameterBuffer& gradients, const ParallelContext* parallel);
+                                const ParameterBuffer& gradients, const ParallelContext& parallel);
 
 }  // namespace salamander
 

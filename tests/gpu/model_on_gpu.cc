@@ -195,7 +195,8 @@ Outcome RunModel(const PlacedModel& model, const Objective& objective, const Pac
                                  .loss_sum = loss_sum});
   };
   CheckOk(replay == nullptr ? accumulate() : replay->Run(accumulate));
-  CheckOk(SumSharedGradients(execution, model.layout(), gradients, parallel));
+  if (parallel != nullptr)
+    CheckOk(SumSharedGradients(execution, model.layout(), gradients, *parallel));
   outcome.gradients = OnHost(execution, gradients.Flat());
   outcome.loss = OnHost(execution, loss_sum).At(0) * objective.loss_unit() / row_weights;
   return outcome;
