@@ -1,8 +1,6 @@
 #include "model/shared_gradients.h"
 
-#include <cstdint>
-#include <map>
-#include <vector>
+#include <functional>
 
 #include "kernels/base/status_macros.h"
 #include "kernels/memory.h"
@@ -10,39 +8,42 @@
 namespace salamander {
 namespace {
 
-// They stand end to end in the arena for the collective.
-absl::Status SumTogether(const ExecutionContext& execution, const std::vector<TensorView>& shared,
-                         Communicator& holders) {
-  int64_t size = 0;
-  for (const TensorView& tensor : shared) size += tensor.size();
-  const ArenaScope scope(*execution.arena);
-  const TensorView packed = execution.arena->Tensor(shared.front().dtype(), {size});
-  int64_t at = 0;
-  for (const TensorView& tensor : shared) {
-    RETURN_IF_ERROR(Copy(execution, tensor, packed.Rows(at, tensor.size())));
-    at += tensor.size();
+// Calls visit(gradient, begin) for each shared parameter with the place of this rank's holders in
+// the packed buffer: one place for each set of holders, in the order of ranks. Returns its size.
+absl::StatusOr<int64_t> VisitShared(
+    const ParameterLayout& layout, const ParameterBuffer& gradients,
+    const std::function<absl::Status(const TensorView&, int64_t)>& visit) {
+  int64_t begin = 0;
+  for (const ParameterSpec& spec : layout.specs()) {
+    if (spec.holders == 1) continue;
+    const int64_t set = layout.shard().rank / spec.holders;
+    RETURN_IF_ERROR(visit(gradients.View(spec).Reshape({spec.size()}), begin + set * spec.size()));
+    begin += layout.shard().ranks / spec.holders * spec.size();
   }
-  RETURN_IF_ERROR(holders.AllReduceSum(packed));
-  at = 0;
-  for (const TensorView& tensor : shared) {
-    RETURN_IF_ERROR(Copy(execution, packed.Rows(at, tensor.size()), tensor));
-    at += tensor.size();
-  }
-  return absl::OkStatus();
+  return begin;
 }
 
 }  // namespace
 
 absl::Status SumSharedGradients(const ExecutionContext& execution, const ParameterLayout& layout,
                                 const ParameterBuffer& gradients, const ParallelContext& parallel) {
-  std::map<int, std::vector<TensorView>> by_holders;
-  for (const ParameterSpec& spec : layout.specs()) {
-    if (spec.holders > 1) by_holders[spec.holders].push_back(gradients.View(spec));
-  }
-  for (const auto& [holders, shared] : by_holders) {
-    RETURN_IF_ERROR(SumTogether(execution, shared, parallel.holders(holders)));
-  }
-  return absl::OkStatus();
+  if (parallel.tensor().size() == 1) return absl::OkStatus();
+  ASSIGN_OR_RETURN(
+      const int64_t size,
+      VisitShared(layout, gradients, [](const TensorView&, int64_t) { return absl::OkStatus(); }));
+  if (size == 0) return absl::OkStatus();
+  const ArenaScope scope(*execution.arena);
+  const TensorView packed = execution.arena->Tensor(gradients.Flat().dtype(), {size});
+  RETURN_IF_ERROR(Zero(execution, packed));
+  const auto pack = [&](const TensorView& gradient, int64_t begin) {
+    return Copy(execution, gradient, packed.Rows(begin, gradient.size()));
+  };
+  RETURN_IF_ERROR(VisitShared(layout, gradients, pack).status());
+  RETURN_IF_ERROR(parallel.tensor().AllReduceSum(packed));
+  const auto unpack = [&](const TensorView& gradient, int64_t begin) {
+    return Copy(execution, packed.Rows(begin, gradient.size()), gradient);
+  };
+  return VisitShared(layout, gradients, unpack).status();
 }
 
 }  // namespace salamander

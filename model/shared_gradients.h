@@ -1,6 +1,5 @@
-// Gradients of parameters that several tensor ranks hold the same elements of: norms, which each
-// rank saw its rows' or heads' part of, and projections of keys and values that query heads of
-// several ranks read. Each holder's is a part of the sum.
+// Gradients of parameters that several tensor ranks hold whole: norms, and heads of keys and values
+// where there are fewer of them than ranks.
 #ifndef MODEL_SHARED_GRADIENTS_H_
 #define MODEL_SHARED_GRADIENTS_H_
 
@@ -12,9 +11,8 @@
 
 namespace salamander {
 
-// Gives every holder the sum, with the same bits. Once a step, before the optimizer; one collective
-// for each number of holders.
-// Requires: `gradients` is laid out by `layout`, whose shard is the rank's in `parallel`.
+// Each rank has its heads' and rows' share of such a gradient; all holders receive the sum, the
+// same bits. One all-reduce over the tensor ranks. Requires: fp32.
 absl::Status SumSharedGradients(const ExecutionContext& execution, const ParameterLayout& layout,
                                 const ParameterBuffer& gradients, const ParallelContext& parallel);
 
