@@ -96,7 +96,8 @@ TEST(EmbeddingGpuTest, PartsOfTheTableGiveTheWholesRowsAndZerosElsewhere) {
               << "row " << t << " from " << first;
         }
       }
-      EXPECT_TRUE(BitwiseEqual(gpu.Download(d_table).View(), whole[1].View()));
+      // A frequent token's rows are cut into tiles elsewhere, and its sums added in another order.
+      ExpectWithin({gpu.Download(d_table)}, {whole[1]}, {Float32Bound(p.tokens.size())});
     }
   }
 }

@@ -230,11 +230,11 @@ TEST_P(HeadLossGpuTest, RanksWithAPartOfTheVocabularyMatchTheCpuInFp64) {
   constexpr int kRanks = 4;
   for (const Shape& shape : {Shape{.tokens = 1, .width = 8, .vocabulary = 4, .teacher_width = 8},
                              Shape{.tokens = 4097, .width = 8, .vocabulary = 64},
-                             Shape{.tokens = 9, .width = 16, .vocabulary = 9996},
+                             Shape{.tokens = 70, .width = 33, .vocabulary = 256},
                              Shape{.tokens = 5, .width = 128, .vocabulary = 73448}}) {
     SCOPED_TRACE(testing::Message() << shape.tokens << " tokens, vocabulary " << shape.vocabulary);
     Problem problem(shape);
-    if (shape.tokens > 1) problem.Mask({0, shape.tokens - 2});
+    if (shape.tokens > 1000) problem.Mask({0, 4095});
     const Result expected = Expected(GetParam(), problem);
     GpuContext gpu(int64_t{1} << 30, kScratchBytes);
     const Inputs whole = OnGpu(gpu, problem);

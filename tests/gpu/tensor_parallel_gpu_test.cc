@@ -106,7 +106,7 @@ INSTANTIATE_TEST_SUITE_P(Models, TensorParallelGpuTest, testing::ValuesIn(ModelC
 
 TEST_P(TensorParallelGpuTest, PartsMatchTheExactModelWithinItsSpread) {
   SKIP_WITHOUT_GPU();
-  const ModelWeights weights = ExactWeights(GetParam().config, 11);
+  const ModelWeights weights = ExactWeights(GetParam().config, 15);
   Part part(weights);
   ExpectMatchesExactModel(weights, NextToken, part, NextToken);
 }
