@@ -130,12 +130,18 @@ hid_t SpaceOf(absl::Span<const int64_t> dims) {
   return H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr);
 }
 
-// Selects rows [begin, begin + count) of a dataspace that has these dims.
-bool SelectRows(hid_t space, absl::Span<const int64_t> dims, int64_t begin, int64_t count) {
+// Selects rows [begin, begin + count) of a dataspace that has these dims; of them, `columns` from
+// `column_begin` on, unless `columns` is 0.
+bool SelectRows(hid_t space, absl::Span<const int64_t> dims, int64_t begin, int64_t count,
+                int64_t column_begin = 0, int64_t columns = 0) {
   std::vector<hsize_t> start(dims.size(), 0);
   std::vector<hsize_t> extent = Dims(dims);
   start[0] = static_cast<hsize_t>(begin);
   extent[0] = static_cast<hsize_t>(count);
+  if (columns != 0) {
+    start[1] = static_cast<hsize_t>(column_begin);
+    extent[1] = static_cast<hsize_t>(columns);
+  }
   return H5Sselect_hyperslab(space, H5S_SELECT_SET, start.data(), nullptr, extent.data(),
                              nullptr) >= 0;
 }
@@ -418,10 +424,16 @@ absl::Status Hdf5File::CreateVirtualDataset(const std::string& name, StoredType 
   for (const VirtualSource& source : sources) {
     std::vector<int64_t> source_dims(dims.begin(), dims.end());
     source_dims[0] = source.source_rows;
+    if (source.columns != 0 && dims.size() != 2) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ": found columns of ", dims.size(), " axes, expected 2"));
+    }
+    if (source.columns != 0) source_dims[1] = source.columns;
     const Handle source_space(SpaceOf(source_dims), H5Sclose);
     if (!source_space.ok() ||
         !SelectRows(source_space.get(), source_dims, source.source_begin, source.count) ||
-        !SelectRows(space.get(), dims, source.target_begin, source.count) ||
+        !SelectRows(space.get(), dims, source.target_begin, source.count, source.column_begin,
+                    source.columns) ||
         H5Pset_virtual(creation.get(), space.get(), source.file.c_str(), source.dataset.c_str(),
                        source_space.get()) < 0) {
       return LibraryError(where, absl::StrCat("map ", source.dataset, " of ", source.file));

@@ -24,7 +24,8 @@ enum class StoredType { kUint8, kUint16, kUint32, kUint64, kInt32, kInt64, kFloa
 int64_t SizeOf(StoredType type);
 const char* Name(StoredType type);  // "uint8" ...
 
-// What of another file's dataset stands where in a virtual one, in rows of the first axis.
+// What of another file's dataset stands where in a virtual one, in rows of the first axis; of a
+// dataset of two axes, it may be some of the columns.
 struct VirtualSource {
   std::string file;     // relative to the folder of the virtual dataset's file
   std::string dataset;  // "/name"
@@ -32,6 +33,8 @@ struct VirtualSource {
   int64_t source_rows = 0;  // all the rows of the source dataset
   int64_t target_begin = 0;
   int64_t count = 0;
+  int64_t column_begin = 0;  // in the virtual dataset
+  int64_t columns = 0;       // all those of the source dataset; 0: as many as the virtual one has
 };
 
 // A dataset of an open file. It must not outlive the file; after the file's Close every call is an

@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
+#include <utility>
 
 #include <dirent.h>
 
@@ -29,36 +31,22 @@ std::string ShapeText(const Checkpoint::Tensor& tensor) {
   return absl::StrCat(Name(tensor.dtype), "[", absl::StrJoin(tensor.shape, ", "), "]");
 }
 
-absl::Status CheckShape(const Checkpoint::Tensor& tensor, const TensorView& destination) {
-  bool same = tensor.dtype == destination.dtype() &&
-              static_cast<int>(tensor.shape.size()) == destination.rank();
-  for (int axis = 0; same && axis < destination.rank(); ++axis) {
-    same = tensor.shape[static_cast<size_t>(axis)] == destination.dim(axis);
-  }
-  if (same) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("holds ", ShapeText(tensor), "; expected ",
-                                                 destination.ShapeString(),
-                                                 "; the checkpoint is another model's"));
+absl::Status CheckShape(const Checkpoint::Tensor& tensor, DType dtype,
+                        absl::Span<const int64_t> shape) {
+  if (tensor.dtype == dtype && absl::MakeConstSpan(tensor.shape) == shape) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("holds ", ShapeText(tensor), "; expected ",
+                   ShapeText({dtype, std::vector<int64_t>(shape.begin(), shape.end()), {}}),
+                   "; the checkpoint is another model's"));
 }
 
-absl::Status ReadPiece(const std::string& directory, const std::string& name,
-                       const Checkpoint::Piece& piece, const TensorView& rows) {
-  const std::string path = absl::StrCat(directory, "/", piece.shard);
-  ASSIGN_OR_RETURN(const Hdf5File file, Hdf5File::OpenForReading(path));
-  ASSIGN_OR_RETURN(const Hdf5Dataset dataset, file.OpenDataset(absl::StrCat("/", name)));
-  const StoredType type =
-      rows.dtype() == DType::kFloat32 ? StoredType::kFloat32 : StoredType::kFloat64;
-  if (dataset.rows() != piece.rows || dataset.row_size() != rows.row_size()) {
-    return absl::DataLossError(absl::StrCat(
-        path, ": its dataset has another shape than the manifest says; use another checkpoint"));
-  }
-  RETURN_IF_ERROR(dataset.Read(type, 0, piece.rows, rows.raw()));
-  if (ChecksumText(ChecksumOf(rows.raw(), static_cast<size_t>(rows.bytes()))) != piece.checksum) {
-    return absl::DataLossError(
-        absl::StrCat(path, ": rows ", piece.row_begin, " to ", piece.row_begin + piece.rows - 1,
-                     " are damaged (checksum mismatch); use another checkpoint"));
-  }
-  return absl::OkStatus();
+// What two runs of rows or columns share.
+struct Run {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+Run Shared(int64_t begin, int64_t count, int64_t other_begin, int64_t other_count) {
+  return {std::max(begin, other_begin), std::min(begin + count, other_begin + other_count)};
 }
 
 // The step of "step-00001200", or -1.
@@ -69,6 +57,23 @@ int64_t StepOf(absl::string_view name) {
 }
 
 }  // namespace
+
+// Opening a file takes longer than reading a small tensor of it.
+class Checkpoint::OpenShards {
+ public:
+  absl::StatusOr<const Hdf5File*> Open(const std::string& path) {
+    const auto found = files_.find(path);
+    if (found != files_.end()) return &found->second;
+    ASSIGN_OR_RETURN(Hdf5File file, Hdf5File::OpenForReading(path));
+    return &files_.emplace(path, std::move(file)).first->second;
+  }
+
+ private:
+  std::map<std::string, Hdf5File> files_;
+};
+
+Checkpoint::Checkpoint(std::string path)
+    : path_(std::move(path)), shards_(std::make_shared<OpenShards>()) {}
 
 absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& path) {
   Checkpoint checkpoint(path);
@@ -129,31 +134,87 @@ absl::StatusOr<std::string> Checkpoint::Metadata(const std::string& name) const 
 }
 
 absl::Status Checkpoint::Read(const std::string& name, const TensorView& destination) const {
+  std::vector<int64_t> shape;
+  for (int axis = 0; axis < destination.rank(); ++axis) shape.push_back(destination.dim(axis));
+  return ReadPart(name, shape, WholeOf(shape), destination);
+}
+
+absl::Status Checkpoint::ReadPart(const std::string& name, absl::Span<const int64_t> shape,
+                                  const Rectangle& part, const TensorView& destination) const {
   const auto found = tensors_.find(name);
   if (found == tensors_.end())
     return absl::NotFoundError(
         absl::StrCat(path_, ": it holds no tensor ", name, "; the checkpoint is another model's"));
   const std::string where = absl::StrCat(path_, ": tensor ", name);
-  RETURN_IF_ERROR(Annotate(CheckShape(found->second, destination), where));
-  for (const Piece& piece : found->second.pieces) {
-    RETURN_IF_ERROR(Annotate(
-        ReadPiece(path_, name, piece, destination.Rows(piece.row_begin, piece.rows)), where));
+  const Tensor& tensor = found->second;
+  RETURN_IF_ERROR(Annotate(CheckShape(tensor, destination.dtype(), shape), where));
+  SALAMANDER_CHECK(destination.size() == part.rows * part.columns) << destination.ShapeString();
+  for (const Piece& piece : tensor.pieces)
+    RETURN_IF_ERROR(Annotate(ReadPiece(tensor, piece, part, destination), where));
+  return absl::OkStatus();
+}
+
+// What piece and part share. Blocks of the part's width go where they belong at once, others
+// through memory of their own.
+absl::Status Checkpoint::ReadPiece(const Tensor& tensor, const Piece& piece, const Rectangle& part,
+                                   const TensorView& destination) const {
+  const Rectangle& place = piece.place;
+  const Run rows = Shared(place.row_begin, place.rows, part.row_begin, part.rows);
+  const Run columns = Shared(place.column_begin, place.columns, part.column_begin, part.columns);
+  if (rows.begin >= rows.end || columns.begin >= columns.end) return absl::OkStatus();
+  const std::string path = absl::StrCat(path_, "/", piece.shard);
+  ASSIGN_OR_RETURN(const Hdf5File* const file, shards_->Open(path));
+  ASSIGN_OR_RETURN(const Hdf5Dataset dataset, file->OpenDataset(absl::StrCat("/", piece.dataset)));
+  if (dataset.rows() != place.rows || dataset.row_size() != place.columns) {
+    return absl::DataLossError(absl::StrCat(
+        path, ": its dataset has another shape than the manifest says; use another checkpoint"));
+  }
+  const auto element = static_cast<int64_t>(SizeOf(tensor.dtype));
+  const StoredType type =
+      tensor.dtype == DType::kFloat32 ? StoredType::kFloat32 : StoredType::kFloat64;
+  const bool is_as_wide = place.column_begin == part.column_begin && place.columns == part.columns;
+  const auto destination_at = [&](int64_t row, int64_t column) {
+    return static_cast<char*>(destination.raw()) +
+           ((row - part.row_begin) * part.columns + column - part.column_begin) * element;
+  };
+  std::vector<char> memory;
+  for (int64_t block = (rows.begin - place.row_begin) / piece.block_rows;
+       place.row_begin + block * piece.block_rows < rows.end; ++block) {
+    const int64_t begin = block * piece.block_rows;
+    const int64_t count = std::min(piece.block_rows, place.rows - begin);
+    const Run wanted = Shared(place.row_begin + begin, count, rows.begin, rows.end - rows.begin);
+    const bool is_direct = is_as_wide && wanted.end - wanted.begin == count;
+    const auto bytes = static_cast<size_t>(count * place.columns * element);
+    if (!is_direct) memory.resize(bytes);
+    char* const block_bytes =
+        is_direct ? destination_at(wanted.begin, columns.begin) : memory.data();
+    RETURN_IF_ERROR(dataset.Read(type, begin, count, block_bytes));
+    if (ChecksumText(ChecksumOf(block_bytes, bytes)) !=
+        piece.checksums[static_cast<size_t>(block)]) {
+      return absl::DataLossError(absl::StrCat(
+          path, ": rows ", place.row_begin + begin, " to ", place.row_begin + begin + count - 1,
+          " are damaged (checksum mismatch); use another checkpoint"));
+    }
+    if (is_direct) continue;
+    for (int64_t row = wanted.begin; row < wanted.end; ++row) {
+      const int64_t in_block =
+          (row - place.row_begin - begin) * place.columns + columns.begin - place.column_begin;
+      std::memcpy(destination_at(row, columns.begin), block_bytes + in_block * element,
+                  static_cast<size_t>((columns.end - columns.begin) * element));
+    }
   }
   return absl::OkStatus();
 }
 
 absl::Status Checkpoint::Verify() const {
+  std::vector<double> memory;
   for (const auto& [name, tensor] : tensors_) {
-    int64_t size = 1;
-    for (const int64_t dim : tensor.shape) size *= dim;
-    std::vector<double> memory(static_cast<size_t>(size));
-    TensorView view(memory.data(), tensor.dtype, {size});
-    const int64_t row_size = size / tensor.shape[0];
     for (const Piece& piece : tensor.pieces) {
-      const TensorView rows =
-          view.Reshape({tensor.shape[0], row_size}).Rows(piece.row_begin, piece.rows);
+      const Rectangle& place = piece.place;
+      memory.resize(static_cast<size_t>(place.rows * place.columns));
+      const TensorView read(memory.data(), tensor.dtype, {place.rows, place.columns});
       RETURN_IF_ERROR(
-          Annotate(ReadPiece(path_, name, piece, rows), absl::StrCat(path_, ": tensor ", name)));
+          Annotate(ReadPiece(tensor, piece, place, read), absl::StrCat(path_, ": tensor ", name)));
     }
   }
   for (const auto& [name, checksum] : metadata_) RETURN_IF_ERROR(Metadata(name).status());

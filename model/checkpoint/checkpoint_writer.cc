@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -28,45 +29,115 @@ StoredType StoredTypeOf(DType dtype) {
   return dtype == DType::kFloat32 ? StoredType::kFloat32 : StoredType::kFloat64;
 }
 
-absl::StatusOr<Manifest> WriteShard(const std::string& directory,
-                                    absl::Span<const TensorPiece> pieces, Communicator& ranks,
-                                    const ExecutionContext& where) {
-  const std::string name = ShardName(ranks.rank(), ranks.size());
-  const std::string path = absl::StrCat(directory, "/", name);
-  Manifest part;
-  ASSIGN_OR_RETURN(Hdf5File file, Hdf5File::Create(path));
-  for (const TensorPiece& piece : pieces) {
-    std::vector<int64_t> dims = piece.shape;
-    dims[0] = piece.rows.dim(0);
-    const StoredType type = StoredTypeOf(piece.rows.dtype());
-    ASSIGN_OR_RETURN(Hdf5Dataset dataset,
-                     file.CreateDataset(absl::StrCat("/", piece.name), type, dims));
-    std::vector<char> bytes(static_cast<size_t>(piece.rows.bytes()));
-    RETURN_IF_ERROR(CopyToHost(where, piece.rows, bytes.data()));
-    RETURN_IF_ERROR(dataset.Write(type, 0, dims[0], bytes.data()));
-    const uint64_t checksum = ChecksumOf(bytes.data(), bytes.size());
-    part.tensors[piece.name] = {piece.rows.dtype(),
-                                piece.shape,
-                                {{name, piece.row_begin, dims[0], ChecksumText(checksum)}}};
+// Of one checksum: small enough that what is read or copied is still in a cache when its checksum
+// is taken, and that a rank which needs a part of a piece reads little else.
+constexpr int64_t kBlockBytes = int64_t{1} << 20;
+
+// Of one write, and of the memory for what comes from a device.
+constexpr int64_t kStagedBytes = int64_t{64} << 20;
+
+// A second piece of a tensor needs another name in the shard.
+std::string DatasetName(const std::string& tensor, size_t index) {
+  return index == 0 ? tensor : absl::StrCat(tensor, ".", index);
+}
+
+// A shard under construction, and what the manifest will say of it.
+class ShardWriter {
+ public:
+  static absl::StatusOr<ShardWriter> Create(const std::string& directory, const std::string& name,
+                                            const ExecutionContext& where) {
+    ASSIGN_OR_RETURN(Hdf5File file, Hdf5File::Create(absl::StrCat(directory, "/", name)));
+    return ShardWriter(name, std::move(file), where);
   }
-  RETURN_IF_ERROR(file.Close());
-  RETURN_IF_ERROR(SyncPath(path));
-  ASSIGN_OR_RETURN(part.shard_bytes[name], FileSize(path));
-  return part;
+
+  absl::Status Add(const TensorPiece& piece);
+  absl::StatusOr<Manifest> Finish();
+
+ private:
+  ShardWriter(std::string name, Hdf5File file, const ExecutionContext& where)
+      : name_(std::move(name)), file_(std::move(file)), where_(where) {}
+
+  // These rows on the host: themselves where they lie there.
+  absl::StatusOr<const char*> OnHost(const TensorView& rows) {
+    if (where_.device.kind == DeviceKind::kCpu) return static_cast<const char*>(rows.raw());
+    staged_.resize(static_cast<size_t>(rows.bytes()));
+    RETURN_IF_ERROR(CopyToHost(where_, rows, staged_.data()));
+    return staged_.data();
+  }
+
+  std::string name_;
+  Hdf5File file_;
+  const ExecutionContext& where_;
+  std::vector<char> staged_;
+  Manifest part_;
+};
+
+absl::Status ShardWriter::Add(const TensorPiece& piece) {
+  Checkpoint::Tensor& tensor =
+      part_.tensors.try_emplace(piece.name, Checkpoint::Tensor{piece.rows.dtype(), piece.shape, {}})
+          .first->second;
+  const Rectangle place = piece.rectangle();
+  std::vector<int64_t> dims = {place.rows, place.columns};
+  if (place.columns == WholeOf(piece.shape).columns) {
+    dims = piece.shape;
+    dims[0] = place.rows;
+  }
+  const int64_t row_bytes = piece.rows.bytes() / place.rows;
+  const int64_t block_rows = std::clamp<int64_t>(kBlockBytes / row_bytes, 1, place.rows);
+  const int64_t rows_at_once =
+      std::max(block_rows, kStagedBytes / row_bytes / block_rows * block_rows);
+  tensor.pieces.push_back({.shard = name_,
+                           .place = place,
+                           .dataset = DatasetName(piece.name, tensor.pieces.size()),
+                           .block_rows = block_rows,
+                           .checksums = {}});
+  Checkpoint::Piece& written = tensor.pieces.back();
+  const StoredType type = StoredTypeOf(piece.rows.dtype());
+  ASSIGN_OR_RETURN(Hdf5Dataset dataset,
+                   file_.CreateDataset(absl::StrCat("/", written.dataset), type, dims));
+  for (int64_t begin = 0; begin < place.rows; begin += rows_at_once) {
+    const int64_t count = std::min(rows_at_once, place.rows - begin);
+    ASSIGN_OR_RETURN(const char* const bytes, OnHost(piece.rows.Rows(begin, count)));
+    for (int64_t block = 0; block < count; block += block_rows) {
+      const int64_t rows = std::min(block_rows, count - block);
+      written.checksums.push_back(ChecksumText(
+          ChecksumOf(bytes + block * row_bytes, static_cast<size_t>(rows * row_bytes))));
+    }
+    RETURN_IF_ERROR(dataset.Write(type, begin, count, bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Manifest> ShardWriter::Finish() {
+  RETURN_IF_ERROR(file_.Close());
+  RETURN_IF_ERROR(SyncPath(file_.path()));
+  ASSIGN_OR_RETURN(part_.shard_bytes[name_], FileSize(file_.path()));
+  return std::move(part_);
+}
+
+absl::StatusOr<Manifest> WriteShardIn(const std::string& directory, const std::string& name,
+                                      absl::Span<const TensorPiece> pieces,
+                                      const ExecutionContext& where) {
+  ASSIGN_OR_RETURN(ShardWriter shard, ShardWriter::Create(directory, name, where));
+  for (const TensorPiece& piece : pieces) RETURN_IF_ERROR(shard.Add(piece));
+  return shard.Finish();
 }
 
 // Presents every tensor whole to other programs.
 absl::Status WriteVirtualView(const std::string& directory, const Manifest& manifest) {
   ASSIGN_OR_RETURN(Hdf5File file, Hdf5File::Create(absl::StrCat(directory, "/checkpoint.h5")));
   for (const auto& [name, tensor] : manifest.tensors) {
+    const int64_t columns = WholeOf(tensor.shape).columns;
     std::vector<VirtualSource> sources;
     for (const Checkpoint::Piece& piece : tensor.pieces) {
       sources.push_back({.file = piece.shard,
-                         .dataset = absl::StrCat("/", name),
+                         .dataset = absl::StrCat("/", piece.dataset),
                          .source_begin = 0,
-                         .source_rows = piece.rows,
-                         .target_begin = piece.row_begin,
-                         .count = piece.rows});
+                         .source_rows = piece.place.rows,
+                         .target_begin = piece.place.row_begin,
+                         .count = piece.place.rows,
+                         .column_begin = piece.place.column_begin,
+                         .columns = piece.place.columns == columns ? 0 : piece.place.columns});
     }
     RETURN_IF_ERROR(file.CreateVirtualDataset(absl::StrCat("/", name), StoredTypeOf(tensor.dtype),
                                               tensor.shape, sources));
@@ -83,8 +154,8 @@ absl::StatusOr<AtomicDirectory> BeginDirectory(const std::string& path) {
   return AtomicDirectory::Begin(path);
 }
 
-absl::Status Publish(AtomicDirectory& directory, const std::vector<std::string>& parts,
-                     const std::map<std::string, std::string>& metadata) {
+absl::Status PublishIn(AtomicDirectory& directory, const std::vector<std::string>& parts,
+                       const std::map<std::string, std::string>& metadata) {
   const std::string& path = directory.temporary_path();
   Manifest manifest;
   for (const std::string& part : parts) {
@@ -105,23 +176,69 @@ absl::Status Publish(AtomicDirectory& directory, const std::vector<std::string>&
 
 }  // namespace
 
+Rectangle WholeOf(absl::Span<const int64_t> shape) {
+  Rectangle whole{.rows = shape[0], .columns = 1};
+  for (const int64_t dim : shape.subspan(1)) whole.columns *= dim;
+  return whole;
+}
+
+struct CheckpointWriter::Parts {
+  std::string path;
+  std::string temporary;
+  std::string shard_name;
+  std::optional<AtomicDirectory> directory;  // rank 0's
+  Manifest written;                          // by this rank
+};
+
+CheckpointWriter::CheckpointWriter(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+CheckpointWriter::CheckpointWriter(CheckpointWriter&& other) noexcept = default;
+CheckpointWriter::~CheckpointWriter() = default;
+
+absl::StatusOr<CheckpointWriter> CheckpointWriter::Begin(const std::string& path,
+                                                         Communicator& ranks) {
+  auto parts = std::make_unique<Parts>();
+  parts->path = path;
+  parts->shard_name = ShardName(ranks.rank(), ranks.size());
+  absl::Status status;
+  if (ranks.rank() == 0) {
+    auto directory = BeginDirectory(path);
+    status = directory.status();
+    if (directory.ok()) parts->directory.emplace(*std::move(directory));
+  }
+  RETURN_IF_ERROR(AgreeOnStatus(ranks, status));
+  ASSIGN_OR_RETURN(
+      const std::vector<std::string> paths,
+      ranks.AllGather(parts->directory.has_value() ? parts->directory->temporary_path() : ""));
+  parts->temporary = paths.front();
+  return CheckpointWriter(std::move(parts));
+}
+
+absl::Status CheckpointWriter::WriteShard(absl::Span<const TensorPiece> pieces,
+                                          const ExecutionContext& where) {
+  auto written = WriteShardIn(parts_->temporary, parts_->shard_name, pieces, where);
+  if (written.ok()) parts_->written = *std::move(written);
+  return WithFinalName(written.status(), parts_->temporary, parts_->path);
+}
+
+absl::Status CheckpointWriter::Publish(const absl::Status& written,
+                                       const std::map<std::string, std::string>& metadata,
+                                       Communicator& ranks) {
+  RETURN_IF_ERROR(AgreeOnStatus(ranks, written));
+  ASSIGN_OR_RETURN(const std::vector<std::string> texts,
+                   ranks.AllGather(ManifestText(parts_->written)));
+  absl::Status status;
+  if (ranks.rank() == 0) {
+    status = WithFinalName(PublishIn(*parts_->directory, texts, metadata), parts_->temporary,
+                           parts_->path);
+  }
+  return AgreeOnStatus(ranks, status);
+}
+
 absl::Status WriteCheckpoint(const std::string& path, absl::Span<const TensorPiece> pieces,
                              const std::map<std::string, std::string>& metadata,
                              Communicator& ranks, const ExecutionContext& where) {
-  const bool is_first = ranks.rank() == 0;
-  auto directory = is_first ? BeginDirectory(path)
-                            : absl::StatusOr<AtomicDirectory>(absl::UnknownError("rank 0 owns it"));
-  RETURN_IF_ERROR(AgreeOnStatus(ranks, is_first ? directory.status() : absl::OkStatus()));
-  ASSIGN_OR_RETURN(const std::vector<std::string> paths,
-                   ranks.AllGather(is_first ? directory->temporary_path() : ""));
-
-  const std::string& temporary = paths.front();
-  const auto part = WriteShard(temporary, pieces, ranks, where);
-  RETURN_IF_ERROR(AgreeOnStatus(ranks, WithFinalName(part.status(), temporary, path)));
-  ASSIGN_OR_RETURN(const std::vector<std::string> parts, ranks.AllGather(ManifestText(*part)));
-  return AgreeOnStatus(
-      ranks, is_first ? WithFinalName(Publish(*directory, parts, metadata), temporary, path)
-                      : absl::OkStatus());
+  ASSIGN_OR_RETURN(CheckpointWriter writer, CheckpointWriter::Begin(path, ranks));
+  return writer.Publish(writer.WriteShard(pieces, where), metadata, ranks);
 }
 
 std::vector<TensorPiece> ShareOut(absl::Span<const TensorPiece> replicated, int rank, int ranks) {

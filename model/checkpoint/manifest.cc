@@ -1,6 +1,7 @@
 #include "model/checkpoint/manifest.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -27,9 +28,38 @@ absl::StatusOr<DType> ParseDType(const std::string& name) {
 
 Json PieceJson(const Checkpoint::Piece& piece) {
   return {{"shard", piece.shard},
-          {"row_begin", piece.row_begin},
-          {"rows", piece.rows},
-          {"checksum", piece.checksum}};
+          {"dataset", piece.dataset},
+          {"row_begin", piece.place.row_begin},
+          {"rows", piece.place.rows},
+          {"column_begin", piece.place.column_begin},
+          {"columns", piece.place.columns},
+          {"block_rows", piece.block_rows},
+          {"checksums", piece.checksums}};
+}
+
+// May throw Json::exception; Parse catches.
+Checkpoint::Piece PieceOf(const Json& json) {
+  return {.shard = json.at("shard").get<std::string>(),
+          .place = {.row_begin = json.at("row_begin").get<int64_t>(),
+                    .rows = json.at("rows").get<int64_t>(),
+                    .column_begin = json.at("column_begin").get<int64_t>(),
+                    .columns = json.at("columns").get<int64_t>()},
+          .dataset = json.at("dataset").get<std::string>(),
+          .block_rows = json.at("block_rows").get<int64_t>(),
+          .checksums = json.at("checksums").get<std::vector<std::string>>()};
+}
+
+// Of version 1: rows of the whole width, one dataset a shard, one checksum.
+Checkpoint::Piece RowsOf(const Json& json, const std::string& tensor, int64_t columns) {
+  const auto rows = json.at("rows").get<int64_t>();
+  return {.shard = json.at("shard").get<std::string>(),
+          .place = {.row_begin = json.at("row_begin").get<int64_t>(),
+                    .rows = rows,
+                    .column_begin = 0,
+                    .columns = columns},
+          .dataset = tensor,
+          .block_rows = rows,
+          .checksums = {json.at("checksum").get<std::string>()}};
 }
 
 Json TensorJson(const Checkpoint::Tensor& tensor) {
@@ -39,15 +69,11 @@ Json TensorJson(const Checkpoint::Tensor& tensor) {
 }
 
 // May throw Json::exception; Parse catches.
-absl::StatusOr<Checkpoint::Tensor> TensorOf(const Json& json) {
+absl::StatusOr<Checkpoint::Tensor> TensorOf(const Json& json, const std::string& name,
+                                            int64_t version) {
   Checkpoint::Tensor tensor;
   ASSIGN_OR_RETURN(tensor.dtype, ParseDType(json.at("dtype").get<std::string>()));
   tensor.shape = json.at("shape").get<std::vector<int64_t>>();
-  for (const Json& piece : json.at("pieces")) {
-    tensor.pieces.push_back({piece.at("shard").get<std::string>(),
-                             piece.at("row_begin").get<int64_t>(), piece.at("rows").get<int64_t>(),
-                             piece.at("checksum").get<std::string>()});
-  }
   if (tensor.shape.empty() || tensor.shape.size() > TensorView::kMaxRank ||
       std::any_of(tensor.shape.begin(), tensor.shape.end(), [](int64_t dim) { return dim < 1; })) {
     return absl::DataLossError("an impossible shape");
@@ -58,46 +84,104 @@ absl::StatusOr<Checkpoint::Tensor> TensorOf(const Json& json) {
       return absl::DataLossError("a shape too large to exist");
     }
   }
+  const int64_t columns = WholeOf(tensor.shape).columns;
+  for (const Json& piece : json.at("pieces"))
+    tensor.pieces.push_back(version == 1 ? RowsOf(piece, name, columns) : PieceOf(piece));
   return tensor;
 }
 
-absl::StatusOr<Manifest> ManifestOf(const Json& json) {
+absl::StatusOr<Manifest> ManifestOf(const Json& json, int64_t version) {
   Manifest manifest;
   manifest.shard_bytes = json.at("shards").get<std::map<std::string, int64_t>>();
   manifest.metadata = json.at("metadata").get<std::map<std::string, std::string>>();
   for (const auto& [name, tensor] : json.at("tensors").items()) {
-    auto parsed = TensorOf(tensor);
+    auto parsed = TensorOf(tensor, name, version);
     RETURN_IF_ERROR(Annotate(parsed.status(), absl::StrCat("tensor ", name)));
     manifest.tensors[name] = *std::move(parsed);
   }
   return manifest;
 }
 
-absl::Status CheckWhole(const std::string& name, const Checkpoint::Tensor& tensor,
+// That a piece lies inside its tensor and its shard, and what it says of itself goes together.
+absl::Status CheckPiece(const Checkpoint::Tensor& tensor, const Checkpoint::Piece& piece,
                         const Manifest& manifest) {
-  auto row_bytes = static_cast<int64_t>(SizeOf(tensor.dtype));
-  for (size_t axis = 1; axis < tensor.shape.size(); ++axis) row_bytes *= tensor.shape[axis];
-  int64_t next = 0;
-  for (const Checkpoint::Piece& piece : tensor.pieces) {
-    if (piece.row_begin != next || piece.rows < 1 || piece.rows > tensor.shape[0] - next) {
-      return absl::DataLossError(
-          absl::StrCat("tensor ", name, ": rows ", next, " on are missing or written twice"));
-    }
-    const auto shard = manifest.shard_bytes.find(piece.shard);
-    if (shard == manifest.shard_bytes.end()) {
-      return absl::DataLossError(
-          absl::StrCat("tensor ", name, ": shard ", piece.shard, " is not listed"));
-    }
-    if (piece.rows > shard->second / row_bytes) {
-      return absl::DataLossError(absl::StrCat("tensor ", name, ": ", piece.rows,
-                                              " rows do not fit into shard ", piece.shard, " of ",
-                                              shard->second, " bytes"));
-    }
-    next += piece.rows;
+  const Rectangle whole = WholeOf(tensor.shape);
+  const Rectangle& place = piece.place;
+  const auto is_inside = [](int64_t begin, int64_t count, int64_t size) {
+    return begin >= 0 && count >= 1 && begin < size && count <= size - begin;
+  };
+  if (!is_inside(place.row_begin, place.rows, whole.rows) ||
+      !is_inside(place.column_begin, place.columns, whole.columns)) {
+    return absl::DataLossError("a piece lies outside");
   }
-  if (next != tensor.shape[0])
-    return absl::DataLossError(absl::StrCat("tensor ", name, ": rows ", next, " on are missing"));
+  const auto shard = manifest.shard_bytes.find(piece.shard);
+  if (shard == manifest.shard_bytes.end())
+    return absl::DataLossError(absl::StrCat("shard ", piece.shard, " is not listed"));
+  const int64_t row_bytes = place.columns * static_cast<int64_t>(SizeOf(tensor.dtype));
+  if (place.rows > shard->second / row_bytes) {
+    return absl::DataLossError(absl::StrCat(place.rows, " rows do not fit into shard ", piece.shard,
+                                            " of ", shard->second, " bytes"));
+  }
+  const auto blocks = static_cast<int64_t>(piece.checksums.size());
+  if (piece.block_rows < 1 || blocks != (place.rows - 1) / piece.block_rows + 1) {
+    return absl::DataLossError(absl::StrCat(blocks, " checksums of ", piece.block_rows,
+                                            " rows each for ", place.rows, " rows"));
+  }
   return absl::OkStatus();
+}
+
+// The pieces of one tensor, laid down by ascending row: how far down each column is covered.
+class Coverage {
+ public:
+  explicit Coverage(int64_t columns) : columns_(columns) { next_row_[0] = 0; }
+
+  // Fails where the piece does not begin where the ones before it end.
+  absl::Status Add(const Rectangle& piece) {
+    const auto first = CutAt(piece.column_begin);
+    const auto end = CutAt(piece.column_begin + piece.columns);
+    for (auto run = first; run != end; ++run) {
+      if (run->second > piece.row_begin)
+        return absl::DataLossError(absl::StrCat("rows ", piece.row_begin, " on are written twice"));
+      if (run->second < piece.row_begin) return Missing(run->second);
+    }
+    next_row_.erase(std::next(first), end);
+    first->second = piece.row_begin + piece.rows;
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckDone(int64_t rows) const {
+    for (const auto& [column, next] : next_row_) {
+      if (column < columns_ && next != rows) return Missing(next);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  static absl::Status Missing(int64_t row) {
+    return absl::DataLossError(absl::StrCat("rows ", row, " on are missing"));
+  }
+
+  // The run of columns that begins here.
+  std::map<int64_t, int64_t>::iterator CutAt(int64_t column) {
+    const auto after = next_row_.upper_bound(column);
+    return next_row_.emplace(column, std::prev(after)->second).first;
+  }
+
+  int64_t columns_;
+  std::map<int64_t, int64_t> next_row_;  // by the run's first column
+};
+
+absl::Status CheckWhole(const Checkpoint::Tensor& tensor, const Manifest& manifest) {
+  const Rectangle whole = WholeOf(tensor.shape);
+  Coverage coverage(whole.columns);
+  int64_t row = 0;
+  for (const Checkpoint::Piece& piece : tensor.pieces) {
+    RETURN_IF_ERROR(CheckPiece(tensor, piece, manifest));
+    if (piece.place.row_begin < row) return absl::DataLossError("pieces are out of order");
+    row = piece.place.row_begin;
+    RETURN_IF_ERROR(coverage.Add(piece.place));
+  }
+  return coverage.CheckDone(whole.rows);
 }
 
 // A shard or text is a plain name inside the checkpoint, never a way out of it.
@@ -130,7 +214,8 @@ absl::Status Manifest::Merge(const Manifest& other) {
     pieces.insert(pieces.end(), tensor.pieces.begin(), tensor.pieces.end());
     std::sort(pieces.begin(), pieces.end(),
               [](const Checkpoint::Piece& a, const Checkpoint::Piece& b) {
-                return a.row_begin < b.row_begin;
+                return std::pair(a.place.row_begin, a.place.column_begin) <
+                       std::pair(b.place.row_begin, b.place.column_begin);
               });
   }
   return absl::OkStatus();
@@ -156,10 +241,11 @@ absl::StatusOr<Manifest> ParseManifestPart(absl::string_view text) {
     if (!json.is_object() || json.value("format", "") != kFormat) {
       return absl::DataLossError("this is not a checkpoint's manifest");
     }
-    if (json.at("version").get<int64_t>() != kCheckpointVersion) {
-      return absl::UnimplementedError(absl::StrCat(
-          "format version ", json.at("version").dump(), "; this program reads version ",
-          kCheckpointVersion, ", use the program that wrote it"));
+    const auto version = json.at("version").get<int64_t>();
+    if (version < 1 || version > kCheckpointVersion) {
+      return absl::UnimplementedError(
+          absl::StrCat("format version ", version, "; this program reads versions 1 to ",
+                       kCheckpointVersion, ", use the program that wrote it"));
     }
     const std::string found = json.at("checksum").get<std::string>();
     json.erase("checksum");
@@ -167,7 +253,7 @@ absl::StatusOr<Manifest> ParseManifestPart(absl::string_view text) {
       return absl::DataLossError(
           "the manifest is damaged (checksum mismatch); use another checkpoint");
     }
-    return ManifestOf(json);
+    return ManifestOf(json, version);
   } catch (const Json::exception& error) {
     return absl::DataLossError(absl::StrCat("the manifest is damaged: ", error.what()));
   }
@@ -177,7 +263,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
   ASSIGN_OR_RETURN(Manifest manifest, ParseManifestPart(text));
   RETURN_IF_ERROR(CheckNames(manifest));
   for (const auto& [name, tensor] : manifest.tensors)
-    RETURN_IF_ERROR(CheckWhole(name, tensor, manifest));
+    RETURN_IF_ERROR(Annotate(CheckWhole(tensor, manifest), absl::StrCat("tensor ", name)));
   return manifest;
 }
 

@@ -14,14 +14,15 @@
 
 namespace salamander {
 
-inline constexpr int64_t kCheckpointVersion = 1;
+// What is written. Version 1 is read as well: its pieces are rows with one checksum each.
+inline constexpr int64_t kCheckpointVersion = 2;
 
 struct Manifest {
   std::map<std::string, Checkpoint::Tensor> tensors;
   std::map<std::string, int64_t> shard_bytes;
   std::map<std::string, std::string> metadata;  // name -> checksum
 
-  // Adds what one rank wrote. Fails where two ranks wrote the same rows.
+  // Adds what one rank wrote. Fails where two ranks disagree on a tensor.
   absl::Status Merge(const Manifest& other);
 };
 

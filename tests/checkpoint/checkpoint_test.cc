@@ -14,8 +14,10 @@
 #include "absl/strings/match.h"
 
 #include "data/storage/atomic_path.h"
+#include "data/storage/checksum.h"
 #include "data/storage/file_bytes.h"
 #include "data/storage/hdf5_file.h"
+#include "model/checkpoint/json_fields.h"
 #include "model/checkpoint/manifest.h"
 #include "tests/storage/full_disk.h"
 #include "tests/support/random_tensor.h"
@@ -49,6 +51,9 @@ class CheckpointTest : public testing::Test {
     stream.seekp(at);
     stream.put(byte);
   }
+  int64_t OffsetOf(const std::string& dataset) const {
+    return *Hdf5File::OpenForReading(Shard())->OpenDataset(dataset)->FileOffset();
+  }
   std::string Shard() const { return path_ + "/shard-00000-of-00001.h5"; }
 
   std::unique_ptr<Communicator> ranks_ = SingleRankCommunicator();
@@ -68,6 +73,107 @@ TEST_F(CheckpointTest, ReadsBackTheBitsItWrote) {
   EXPECT_TRUE(BitwiseEqual(vector.View(), vector_.View()));
   EXPECT_EQ(*checkpoint->Metadata("model.json"), "{}");
   EXPECT_TRUE(checkpoint->Verify().ok());
+}
+
+// What version 1 said of the same pieces.
+TEST_F(CheckpointTest, ReadsACheckpointOfVersionOne) {
+  ASSERT_TRUE(Write().ok());
+  const std::string path = path_ + "/manifest.json";
+  Json manifest = Json::parse(*ReadFileBytes(path, 1 << 20));
+  ASSERT_EQ(manifest["version"], kCheckpointVersion);
+  manifest["version"] = 1;
+  for (Json& tensor : manifest["tensors"]) {
+    for (Json& piece : tensor["pieces"]) {
+      ASSERT_EQ(piece["checksums"].size(), 1U);
+      piece = {{"shard", piece["shard"]},
+               {"row_begin", piece["row_begin"]},
+               {"rows", piece["rows"]},
+               {"checksum", piece["checksums"][0]}};
+    }
+  }
+  manifest.erase("checksum");
+  const std::string text = manifest.dump();
+  manifest["checksum"] = ChecksumText(ChecksumOf(text.data(), text.size()));
+  ASSERT_TRUE(WriteFileBytes(path, manifest.dump(1)).ok());
+  const auto checkpoint = Checkpoint::Open(path_);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  TestTensor matrix(DType::kFloat32, {6, 5});
+  ASSERT_TRUE(checkpoint->Read("weights/matrix", matrix.View()).ok());
+  EXPECT_TRUE(BitwiseEqual(matrix.View(), matrix_.View()));
+  EXPECT_TRUE(checkpoint->Verify().ok());
+}
+
+TEST_F(CheckpointTest, ReadsAnyPartOfAMatrixFromAnyPieces) {
+  // Rows 0 to 3 in two halves of the columns, row 4 in three pieces, row 5 whole.
+  const std::vector<Rectangle> places = {{0, 4, 0, 2}, {0, 4, 2, 3}, {4, 1, 0, 1},
+                                         {4, 1, 1, 3}, {4, 1, 4, 1}, {5, 1, 0, 5}};
+  const auto cut = [this](const Rectangle& place) {
+    TestTensor values(DType::kFloat32, {place.rows, place.columns});
+    for (int64_t row = 0; row < place.rows; ++row) {
+      for (int64_t column = 0; column < place.columns; ++column) {
+        values.Set(row * place.columns + column,
+                   matrix_.At((place.row_begin + row) * 5 + place.column_begin + column));
+      }
+    }
+    return values;
+  };
+  std::vector<TestTensor> memory;
+  std::vector<TensorPiece> pieces;
+  for (const Rectangle& place : places) {
+    memory.push_back(cut(place));
+    pieces.push_back(
+        {"weights/matrix", {6, 5}, place.row_begin, memory.back().View(), place.column_begin});
+  }
+  ASSERT_TRUE(WriteCheckpoint(path_, pieces, {}, *ranks_).ok());
+  // Other programs see it whole.
+  auto view = Hdf5File::OpenForReading(path_ + "/checkpoint.h5");
+  ASSERT_TRUE(view.ok()) << view.status();
+  auto dataset = view->OpenDataset("/weights/matrix");
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  TestTensor whole(DType::kFloat32, {6, 5});
+  ASSERT_TRUE(dataset->Read(StoredType::kFloat32, 0, 6, whole.View().raw()).ok());
+  EXPECT_TRUE(BitwiseEqual(whole.View(), matrix_.View()));
+  ASSERT_TRUE(view->Close().ok());
+  const auto checkpoint = Checkpoint::Open(path_);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_TRUE(checkpoint->Verify().ok());
+  for (int64_t row = 0; row < 6; ++row) {
+    for (int64_t rows = 1; row + rows <= 6; ++rows) {
+      for (int64_t column = 0; column < 5; ++column) {
+        for (int64_t columns = 1; column + columns <= 5; ++columns) {
+          const Rectangle part = {row, rows, column, columns};
+          TestTensor read(DType::kFloat32, {rows, columns});
+          const absl::Status status =
+              checkpoint->ReadPart("weights/matrix", {6, 5}, part, read.View());
+          ASSERT_TRUE(status.ok()) << status;
+          EXPECT_TRUE(BitwiseEqual(read.View(), cut(part).View()));
+        }
+      }
+    }
+  }
+}
+
+// Long enough for several blocks and several writes of a piece.
+TEST_F(CheckpointTest, LargeTensorsAreCheckedBlockByBlock) {
+  constexpr int64_t kRows = 5000, kColumns = 4099;
+  const TestTensor large = TestTensor::Normal(DType::kFloat32, {kRows, kColumns}, 3);
+  ASSERT_TRUE(
+      WriteCheckpoint(path_, {{"large", {kRows, kColumns}, 0, large.View()}}, {}, *ranks_).ok());
+  const auto checkpoint = Checkpoint::Open(path_);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const Checkpoint::Piece& piece = checkpoint->tensors().at("large").pieces.front();
+  ASSERT_GT(piece.checksums.size(), 64U);
+  TestTensor read(DType::kFloat32, {kRows, kColumns});
+  ASSERT_TRUE(checkpoint->Read("large", read.View()).ok());
+  EXPECT_TRUE(BitwiseEqual(read.View(), large.View()));
+  // A flipped byte of the last row hurts those alone who need its block.
+  FlipByte(Shard(), OffsetOf("/large") + ((kRows - 1) * kColumns + 7) * 4);
+  TestTensor rows(DType::kFloat32, {100, 9});
+  EXPECT_TRUE(checkpoint->ReadPart("large", {kRows, kColumns}, {50, 100, 3, 9}, rows.View()).ok());
+  EXPECT_EQ(rows.At(9), large.At(51 * kColumns + 3));
+  const absl::Status status =
+      checkpoint->ReadPart("large", {kRows, kColumns}, {kRows - 100, 100, 3, 9}, rows.View());
+  EXPECT_THAT(status.message(), HasSubstr("to 4999 are damaged (checksum mismatch)"));
 }
 
 TEST_F(CheckpointTest, MissingMisshapedAndForeignTensorsAreNamed) {
@@ -219,11 +325,20 @@ TEST_F(CheckpointTest, ListsByStepAndPrunesButNeverTheNewest) {
   EXPECT_THAT(*ListCheckpoints(directory_), testing::ElementsAre(HasSubstr("step-00000100")));
 }
 
+// One block, of some checksum.
+Checkpoint::Piece PieceIn(const std::string& shard, const Rectangle& place) {
+  return {.shard = shard,
+          .place = place,
+          .dataset = "t",
+          .block_rows = place.rows,
+          .checksums = {"0123456789abcdef"}};
+}
+
 TEST(ManifestTest, PiecesOfSeveralRanksMakeOneTensor) {
   Manifest first, second;
   first.shard_bytes["a"] = second.shard_bytes["b"] = 100;
-  first.tensors["t"] = {DType::kFloat32, {5, 2}, {{"a", 3, 2, "x"}}};
-  second.tensors["t"] = {DType::kFloat32, {5, 2}, {{"b", 0, 3, "y"}}};
+  first.tensors["t"] = {DType::kFloat32, {5, 2}, {PieceIn("a", {3, 2, 0, 2})}};
+  second.tensors["t"] = {DType::kFloat32, {5, 2}, {PieceIn("b", {0, 3, 0, 2})}};
   EXPECT_THAT(CheckManifest(ManifestText(first)).message(),
               HasSubstr("tensor t: rows 0 on are missing"));
   ASSERT_TRUE(first.Merge(second).ok());
@@ -232,10 +347,54 @@ TEST(ManifestTest, PiecesOfSeveralRanksMakeOneTensor) {
   EXPECT_THAT(CheckManifest(ManifestText(first)).message(), HasSubstr("written twice"));
 }
 
+TEST(ManifestTest, RectanglesCoverATensorOnce) {
+  // Two ranks' halves of the columns, the second one's in three pieces:  a a a b b c
+  //                                                                      a a a c c c
+  //                                                                      a a a c d d
+  const std::vector<Rectangle> places = {{0, 3, 0, 3}, {0, 1, 3, 2}, {0, 1, 5, 1},
+                                         {1, 1, 3, 3}, {2, 1, 3, 1}, {2, 1, 4, 2}};
+  const auto text_of = [](const std::vector<Rectangle>& rectangles) {
+    Manifest manifest;
+    for (const Rectangle& place : rectangles) {
+      Manifest part;
+      part.shard_bytes["a"] = 1000;
+      part.tensors["t"] = {DType::kFloat32, {3, 6}, {PieceIn("a", place)}};
+      EXPECT_TRUE(manifest.Merge(part).ok());
+    }
+    return ManifestText(manifest);
+  };
+  EXPECT_TRUE(CheckManifest(text_of(places)).ok()) << CheckManifest(text_of(places));
+  for (size_t index = 0; index < places.size(); ++index) {
+    std::vector<Rectangle> others = places;
+    others.erase(others.begin() + static_cast<ptrdiff_t>(index));
+    EXPECT_THAT(CheckManifest(text_of(others)).message(), HasSubstr("missing")) << index;
+    std::vector<Rectangle> twice = places;
+    twice.push_back(places[index]);
+    EXPECT_THAT(CheckManifest(text_of(twice)).message(), HasSubstr("written twice")) << index;
+    std::vector<Rectangle> wider = places;
+    ++wider[index].columns;
+    EXPECT_FALSE(CheckManifest(text_of(wider)).ok()) << index;
+  }
+}
+
+TEST(ManifestTest, BlocksThatDoNotMakeThePieceAreRefused) {
+  Manifest manifest;
+  manifest.shard_bytes["a"] = 1000;
+  manifest.tensors["t"] = {DType::kFloat32, {5, 6}, {PieceIn("a", {0, 5, 0, 6})}};
+  Checkpoint::Piece& piece = manifest.tensors["t"].pieces.front();
+  for (const int64_t block_rows : {int64_t{0}, int64_t{4}, int64_t{-1}}) {
+    piece.block_rows = block_rows;
+    EXPECT_THAT(CheckManifest(ManifestText(manifest)).message(), HasSubstr("1 checksums of "));
+  }
+  piece.block_rows = 4;
+  piece.checksums.push_back("y");
+  EXPECT_TRUE(CheckManifest(ManifestText(manifest)).ok());
+}
+
 TEST(ManifestTest, ImpossibleSizesAndDeepTextsAreRefused) {
   Manifest manifest;
   manifest.shard_bytes["a"] = 100;
-  manifest.tensors["t"] = {DType::kFloat32, {5, 6}, {{"a", 0, 5, "x"}}};
+  manifest.tensors["t"] = {DType::kFloat32, {5, 6}, {PieceIn("a", {0, 5, 0, 6})}};
   EXPECT_THAT(CheckManifest(ManifestText(manifest)).message(),
               HasSubstr("5 rows do not fit into shard a of 100 bytes"));
   manifest.tensors["t"].shape = {5, int64_t{1} << 40, int64_t{1} << 40};
