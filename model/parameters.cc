@@ -15,14 +15,15 @@
 namespace salamander {
 namespace {
 
-// Every parameter starts on a cache line in any precision, bf16 on a device's of 128 bytes.
-constexpr int64_t kAlignmentElements = 64;
-
 // Of one step of a copy to a device that rounds on the way; bounds the memory beside the buffers.
 constexpr int64_t kRoundedElements = int64_t{1} << 24;
 
 int64_t Product(const std::vector<int64_t>& shape) {
   return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+}
+
+int64_t RoundUp(int64_t size, int64_t multiple) {
+  return (size + multiple - 1) / multiple * multiple;
 }
 
 int64_t BytesOf(const ParameterLayout& layout, DType dtype) {
@@ -106,7 +107,7 @@ std::vector<int> HolderCounts(const ModelConfig& config, int ranks) {
   return {counts.begin(), counts.end()};
 }
 
-ParameterLayout::ParameterLayout(const ModelConfig& config, const TensorShard& shard)
+ParameterLayout::ParameterLayout(const ModelConfig& config, const TensorShard& shard, int replicas)
     : shard_(shard) {
   const int64_t width = config.width;
   const Split by_vocabulary = {.axis = 0, .units = config.vocabulary};
@@ -139,6 +140,7 @@ ParameterLayout::ParameterLayout(const ModelConfig& config, const TensorShard& s
     Add("head.weight", {config.vocabulary, width}, by_vocabulary, ParameterKind::kHead,
         ParameterRole::kHead, -1);
   }
+  total_size_ = RoundUp(total_size_, kAlignmentElements * replicas);
 }
 
 void ParameterLayout::AddMixer(const ModelConfig& config, MixerKind mixer, ParameterRole role,
@@ -188,7 +190,7 @@ void ParameterLayout::Add(const std::string& name, std::vector<int64_t> shape, c
   int64_t& length = spec.shape[static_cast<size_t>(split.axis)];
   length /= parts;
   spec.split_begin = shard_.rank / spec.holders * length;
-  total_size_ += (spec.size() + kAlignmentElements - 1) / kAlignmentElements * kAlignmentElements;
+  total_size_ += RoundUp(spec.size(), kAlignmentElements);
   index_[name] = specs_.size();
   specs_.push_back(std::move(spec));
 }

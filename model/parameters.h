@@ -75,8 +75,13 @@ std::vector<int> HolderCounts(const ModelConfig& config, int ranks);
 // heads, output's columns with them; mlp by F. Other norms are on every rank.
 class ParameterLayout {
  public:
+  // Every parameter starts on a cache line in any precision, bf16 on a device's of 128 bytes.
+  static constexpr int64_t kAlignmentElements = 64;
+
+  // The end is padded so that `replicas` ranks can take equal, aligned parts of the whole.
   // Requires: CheckTensorShards(config, shard.ranks).
-  explicit ParameterLayout(const ModelConfig& config, const TensorShard& shard = {});
+  explicit ParameterLayout(const ModelConfig& config, const TensorShard& shard = {},
+                           int replicas = 1);
 
   const TensorShard& shard() const { return shard_; }
   absl::Span<const ParameterSpec> specs() const { return specs_; }

@@ -210,8 +210,9 @@ absl::StatusOr<ModelConfig> HybridConfig(const ModelConfig& candidates,
   return config;
 }
 
-absl::StatusOr<ModelWeights> ModelWeights::Create(const ModelConfig& config, DType dtype) {
-  ParameterLayout layout(config);
+absl::StatusOr<ModelWeights> ModelWeights::Create(const ModelConfig& config, DType dtype,
+                                                  const TensorShard& shard) {
+  ParameterLayout layout(config, shard);
   ASSIGN_OR_RETURN(ParameterBuffer buffer, ParameterBuffer::Create(layout, dtype));
   return ModelWeights{config, std::move(layout), std::move(buffer)};
 }

@@ -60,7 +60,9 @@ struct ModelWeights {
   ParameterLayout layout;
   ParameterBuffer buffer;
 
-  static absl::StatusOr<ModelWeights> Create(const ModelConfig& config, DType dtype);
+  // On the host; a tensor rank's part where `shard` says so.
+  static absl::StatusOr<ModelWeights> Create(const ModelConfig& config, DType dtype,
+                                             const TensorShard& shard = {});
   TensorView View(const std::string& name) const;  // empty where there is none
 };
 

@@ -31,60 +31,89 @@ std::vector<std::string> BytesOfAllRanks(const TensorView& view) {
 // compared by loss and norm.
 TEST(TrainStepRanksTest, TwoRanksStepAsOneDoes) {
   ASSERT_EQ(World().size(), 2);
-  const auto alone = SingleRankCommunicator();
-  StepProblem together, single;
+  StepProblem together(World()), single;
   for (int step = 0; step < 3; ++step) {
-    const auto expected = single.Step(*alone, 4 * step, kBatch);
-    const auto actual = together.Step(World(), 4 * step, kBatch);
+    const auto expected = single.Step(4 * step, kBatch);
+    const auto actual = together.Step(4 * step, kBatch);
     ASSERT_TRUE(expected.ok()) << expected.status();
     ASSERT_TRUE(actual.ok()) << actual.status();
     EXPECT_EQ(actual->row_weights, expected->row_weights);
     EXPECT_NEAR(actual->loss, expected->loss, 1e-5 * expected->loss) << "step " << step;
     EXPECT_NEAR(actual->gradient_norm, expected->gradient_norm, 1e-4 * expected->gradient_norm);
     if (step == 0) {
-      EXPECT_LT(RelativeRmse(together.gradients().Flat(), single.gradients().Flat()), 5e-6);
+      for (const ShardLayout::Piece& piece : together.optimizer().shard().pieces()) {
+        const auto view = [&](const StepProblem& problem) {
+          return problem.gradients().Flat().Rows(piece.flat_begin, piece.count);
+        };
+        EXPECT_LT(RelativeRmse(view(together), view(single)), 5e-6);
+      }
     }
   }
 }
 
 TEST(TrainStepRanksTest, EveryRankHoldsTheSameWeightsBitForBit) {
-  StepProblem problem;
+  StepProblem problem(World());
   const std::vector<std::string> before = BytesOfAllRanks(problem.weights().Flat());
-  for (int step = 0; step < 3; ++step) ASSERT_TRUE(problem.Step(World(), 4 * step, kBatch).ok());
+  for (int step = 0; step < 3; ++step) ASSERT_TRUE(problem.Step(4 * step, kBatch).ok());
   const std::vector<std::string> after = BytesOfAllRanks(problem.weights().Flat());
   EXPECT_TRUE(after[0] == after[1]);
   EXPECT_FALSE(after[0] == before[0]);
 }
 
+// However many micro-batches a step has, gradients and weights travel once.
+TEST(TrainStepRanksTest, MicroBatchesAddNoTraffic) {
+  StepProblem problem(World());
+  const auto traffic_of = [&](int64_t sequences) {
+    const Traffic before = problem.parallel().replicas().traffic();
+    EXPECT_TRUE(problem.Step(0, {.sequences = sequences, .sequences_per_micro = 1}).ok());
+    Traffic spent = problem.parallel().replicas().traffic();
+    for (size_t kind = 0; kind < spent.size(); ++kind) {
+      spent[kind].calls -= before[kind].calls;
+      spent[kind].payload_bytes -= before[kind].payload_bytes;
+    }
+    return spent;
+  };
+  const Traffic traffic = traffic_of(2);
+  EXPECT_EQ(traffic_of(8), traffic);
+  const auto buckets = static_cast<int64_t>(problem.optimizer().shard().buckets().size());
+  const int64_t bytes = problem.weights().Flat().bytes();
+  for (const Collective kind : {Collective::kReduceScatter, Collective::kAllGather}) {
+    EXPECT_EQ(traffic[static_cast<size_t>(kind)].calls, buckets) << Name(kind);
+    EXPECT_EQ(traffic[static_cast<size_t>(kind)].payload_bytes, bytes) << Name(kind);
+  }
+  // The norm's square.
+  EXPECT_EQ(traffic[static_cast<size_t>(Collective::kAllReduce)].payload_bytes, 8);
+}
+
 TEST(TrainStepRanksTest, TheSameRunTwiceGivesTheSameBits) {
-  StepProblem first, second;
+  StepProblem first(World()), second(World());
   for (int step = 0; step < 2; ++step) {
-    ASSERT_TRUE(first.Step(World(), 4 * step, kBatch).ok());
-    ASSERT_TRUE(second.Step(World(), 4 * step, kBatch).ok());
+    ASSERT_TRUE(first.Step(4 * step, kBatch).ok());
+    ASSERT_TRUE(second.Step(4 * step, kBatch).ok());
   }
   EXPECT_TRUE(BitwiseEqual(first.weights().Flat(), second.weights().Flat()));
 }
 
 TEST(TrainStepRanksTest, ASequenceThatOneRankCannotReadFailsEveryRank) {
-  StepProblem problem;
+  StepProblem problem(World());
   const SequenceAt sequence_at = [](int64_t n) -> absl::StatusOr<PackedStream> {
     if (n == 3) return absl::DataLossError("sequence 3 is torn");  // rank 1's second
     return StepProblem::Sequence(n);
   };
-  const auto result = problem.Step(World(), 0, kBatch, {.sequence_at = sequence_at});
+  const auto result = problem.Step(0, kBatch, {.sequence_at = sequence_at});
   EXPECT_THAT(result.status().message(), HasSubstr("sequence 3 is torn"));
 }
 
 // Rank 0 would wait for ever for gradients that rank 1 never sends.
 TEST(TrainStepRanksTest, AnIdOutsideTheVocabularyOnOneRankFailsEveryRank) {
-  StepProblem problem;
+  StepProblem problem(World());
   const SequenceAt sequence_at = [](int64_t n) -> absl::StatusOr<PackedStream> {
     PackedStream sequence = StepProblem::Sequence(n);
     if (n == 3) sequence.tokens[5] = 1000;
     return sequence;
   };
   const std::vector<std::string> before = BytesOfAllRanks(problem.weights().Flat());
-  const auto result = problem.Step(World(), 0, kBatch, {.sequence_at = sequence_at});
+  const auto result = problem.Step(0, kBatch, {.sequence_at = sequence_at});
   EXPECT_THAT(result.status().message(), HasSubstr("id 1000 is outside"));
   EXPECT_TRUE(BytesOfAllRanks(problem.weights().Flat()) == before);
 }
@@ -110,10 +139,10 @@ class OverflowsOnRankOne : public Objective {
 };
 
 TEST(TrainStepRanksTest, ALossThatOverflowsOnOneRankChangesNoRanksWeights) {
-  StepProblem problem;
+  StepProblem problem(World());
   const OverflowsOnRankOne objective(problem.model());
   const std::vector<std::string> before = BytesOfAllRanks(problem.weights().Flat());
-  const auto result = problem.Step(World(), 0, kBatch, {.objective = &objective});
+  const auto result = problem.Step(0, kBatch, {.objective = &objective});
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_FALSE(result->is_finite);
   EXPECT_TRUE(BytesOfAllRanks(problem.weights().Flat()) == before);

@@ -279,21 +279,23 @@ TEST_F(TrainingGpuTest, ACheckpointPassesThroughTheGpuUnchanged) {
   const auto session = DeviceSession::Open(kGpu);
   ASSERT_TRUE(session.ok());
   const Workspace workspace(**session);
-  const auto state = RunState::Begin(recipe, *data, workspace);
+  const auto parallel = ParallelContext::Create(*alone_, {}, workspace.execution());
+  ASSERT_TRUE(parallel.ok()) << parallel.status();
+  const auto state = RunState::Blank(recipe, *data, workspace, *parallel);
   ASSERT_TRUE(state.ok()) << state.status();
   ASSERT_TRUE((*state)->Restore(CheckpointOf(recipe, 40), recipe).ok());
-  const absl::Status saved = (*state)->Save(directory_ / "through.ckpt", recipe, *alone_);
+  const absl::Status saved = (*state)->Save(directory_ / "through.ckpt", recipe);
   ASSERT_TRUE(saved.ok()) << saved;
   ExpectSameTensors(directory_ / "through.ckpt", CheckpointOf(recipe, 40));
 
-  const ModelWeights& masters = (*state)->weights;
-  TestTensor exact(DType::kFloat32, {masters.layout.total_size()});
-  TestTensor rounded(DType::kBFloat16, {masters.layout.total_size()});
-  ASSERT_TRUE(CopyToHost(workspace.execution(), masters.buffer.Flat(), exact.View().raw()).ok());
-  ASSERT_TRUE((*state)->rounded.has_value());
-  ASSERT_TRUE(
-      CopyToHost(workspace.execution(), (*state)->rounded->Flat(), rounded.View().raw()).ok());
-  EXPECT_TRUE(BitwiseEqual(rounded.View(), exact.As(DType::kBFloat16).View()));
+  for (const ShardLayout::Piece& piece : (*state)->optimizer->shard().pieces()) {
+    TestTensor exact(DType::kFloat32, {piece.count}), rounded(DType::kBFloat16, {piece.count});
+    const TensorView masters = (*state)->optimizer->Masters((*state)->weights(), piece);
+    const TensorView weights = (*state)->weights().Flat().Rows(piece.flat_begin, piece.count);
+    ASSERT_TRUE(CopyToHost(workspace.execution(), masters, exact.View().raw()).ok());
+    ASSERT_TRUE(CopyToHost(workspace.execution(), weights, rounded.View().raw()).ok());
+    EXPECT_TRUE(BitwiseEqual(rounded.View(), exact.As(DType::kBFloat16).View()));
+  }
 }
 
 // From the GPU to the CPU at step 40, back at step 80. At each change the new device's first loss

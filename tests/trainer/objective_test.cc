@@ -269,12 +269,15 @@ TEST_P(DescentTest, LossFallsToAFractionOverThirtySteps) {
     return ParameterPolicy{.is_trainable = problem.Learns(spec)};
   });
   const auto alone = SingleRankCommunicator();
+  const auto parallel = ParallelContext::Create(*alone, {}, problem.context);
+  ASSERT_TRUE(parallel.ok()) << parallel.status();
   const std::unique_ptr<Replay> micro_batch = CpuSession().NewReplay();
   const SequenceAt same = [&](int64_t) -> absl::StatusOr<PackedStream> { return problem.stream; };
   double first = 0.0, last = 0.0;
   for (int step = 0; step < 30; ++step) {
     const auto result = RunTrainStep({.execution = problem.context,
-                                      .data_ranks = *alone,
+                                      .parallel = *parallel,
+                                      .layout = problem.model.weights.layout,
                                       .weights = problem.model.weights.buffer,
                                       .gradients = problem.gradients,
                                       .gradient_views = views,

@@ -7,9 +7,11 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/memory.h"
 #include "tests/model/tiny_model.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/test_context.h"
+#include "tests/trainer/fake_device.h"
 
 namespace salamander {
 namespace {
@@ -60,8 +62,8 @@ class OptimizerTest : public testing::Test {
 TEST_F(OptimizerTest, AGradientThatIsNotFiniteChangesNothing) {
   optimizer_.Configure({}, Everything);
   ASSERT_TRUE(Step().is_finite);
-  const TestTensor before = Copy(weights().Flat()), first = Copy(optimizer_.first_moment().Flat()),
-                   second = Copy(optimizer_.second_moment().Flat());
+  const TestTensor before = Copy(weights().Flat()), first = Copy(optimizer_.first_moment()),
+                   second = Copy(optimizer_.second_moment());
   const TensorView last = gradients_.View(specs().back());
   const double original = ElementAt(last, 3);
   for (const double poison :
@@ -69,8 +71,8 @@ TEST_F(OptimizerTest, AGradientThatIsNotFiniteChangesNothing) {
     SetElement(last, 3, poison);
     EXPECT_FALSE(Step().is_finite);
     EXPECT_TRUE(BitwiseEqual(Copy(weights().Flat()).View(), before.View()));
-    EXPECT_TRUE(BitwiseEqual(Copy(optimizer_.first_moment().Flat()).View(), first.View()));
-    EXPECT_TRUE(BitwiseEqual(Copy(optimizer_.second_moment().Flat()).View(), second.View()));
+    EXPECT_TRUE(BitwiseEqual(Copy(optimizer_.first_moment()).View(), first.View()));
+    EXPECT_TRUE(BitwiseEqual(Copy(optimizer_.second_moment()).View(), second.View()));
     EXPECT_EQ(optimizer_.step(), 1);
   }
   SetElement(last, 3, original);
@@ -89,7 +91,7 @@ TEST_F(OptimizerTest, ClippingScalesTheWholeGradientToTheNorm) {
     optimizer_.Configure({.clip_norm = clip_norm}, Everything);
     EXPECT_NEAR(Step().gradient_norm, norm, 1e-6 * norm) << "clip " << clip_norm;
     for (const ParameterSpec& spec : specs()) {
-      const TensorView moment = optimizer_.first_moment().View(spec);
+      const TensorView moment = optimizer_.first_moment().Rows(spec.offset, spec.size());
       const TensorView gradient = gradients_.View(spec);
       for (const int64_t index : {int64_t{0}, moment.size() - 1}) {
         const double expected = 0.1 * expected_scale * ElementAt(gradient, index);
@@ -146,20 +148,44 @@ TEST_F(OptimizerTest, GroupsHaveTheirOwnRateAndDecay) {
   }
 }
 
+// Where the device computes in less, the optimizer has masters of its own.
 TEST_F(OptimizerTest, RoundedWeightsAreTheNewMastersRounded) {
-  optimizer_.Configure({}, [](const ParameterSpec& spec) {
-    return ParameterPolicy{.is_trainable = spec.role != ParameterRole::kMlp};
-  });
-  const auto rounded = ParameterBuffer::Create(model_.weights.layout, DType::kBFloat16);
+  FakeDevice device;
+  const ParameterLayout& layout = model_.weights.layout;
+  auto optimizer = Optimizer::Create(layout, device);
+  ASSERT_TRUE(optimizer.ok()) << optimizer.status();
+  const auto rounded = ParameterBuffer::Create(layout, DType::kBFloat16);
   ASSERT_TRUE(rounded.ok());
-  const auto update = optimizer_.Step(
-      context_, 1e-3, {.weights = weights(), .gradients = gradients_, .rounded = &*rounded});
+  const auto masters = [&](const ShardLayout::Piece& piece) {
+    return optimizer->Masters(*rounded, piece);
+  };
+  for (const ShardLayout::Piece& piece : optimizer->shard().pieces()) {
+    ASSERT_TRUE(salamander::Copy(context_, weights().Flat().Rows(piece.flat_begin, piece.count),
+                                 masters(piece))
+                    .ok());
+  }
+  const auto policy = [](const ParameterSpec& spec) {
+    return ParameterPolicy{.is_trainable = spec.role != ParameterRole::kMlp};
+  };
+  for (Optimizer* const each : {&optimizer_, &*optimizer}) each->Configure({}, policy);
+  const auto update =
+      optimizer->Step(context_, 1e-3, {.weights = *rounded, .gradients = gradients_});
   ASSERT_TRUE(update.ok()) << update.status();
-  for (const ParameterSpec& spec : specs()) {
-    const TestTensor masters = Copy(weights().View(spec));
+  Step();  // fp32 weights, which are their own masters
+  for (const ShardLayout::Piece& piece : optimizer->shard().pieces()) {
+    const ParameterSpec& spec = specs()[piece.parameter];
+    const TestTensor expected = Copy(weights().View(spec));
+    EXPECT_TRUE(BitwiseEqual(masters(piece), expected.View())) << spec.name;
     const TensorView view = rounded->View(spec).Reshape({spec.size()});
-    const bool same = BitwiseEqual(view, masters.As(DType::kBFloat16).View());
+    const bool same = BitwiseEqual(view, expected.As(DType::kBFloat16).View());
     EXPECT_EQ(same, spec.role != ParameterRole::kMlp) << spec.name;
+  }
+  // Those that do not train as well, once all masters are spread.
+  ASSERT_TRUE(optimizer->SpreadMasters(context_, *rounded).ok());
+  for (const ParameterSpec& spec : specs()) {
+    const TensorView view = rounded->View(spec).Reshape({spec.size()});
+    const TestTensor expected = Copy(weights().View(spec)).As(DType::kBFloat16);
+    EXPECT_TRUE(BitwiseEqual(view, expected.View())) << spec.name;
   }
 }
 
@@ -170,8 +196,8 @@ TEST_F(OptimizerTest, ResetForgetsMomentsAndSteps) {
   EXPECT_EQ(optimizer_.step(), 2);
   ASSERT_TRUE(optimizer_.Reset(context_).ok());
   EXPECT_EQ(optimizer_.step(), 0);
-  EXPECT_EQ(Dot(optimizer_.first_moment().Flat(), optimizer_.first_moment().Flat()), 0.0);
-  EXPECT_EQ(Dot(optimizer_.second_moment().Flat(), optimizer_.second_moment().Flat()), 0.0);
+  EXPECT_EQ(Dot(optimizer_.first_moment(), optimizer_.first_moment()), 0.0);
+  EXPECT_EQ(Dot(optimizer_.second_moment(), optimizer_.second_moment()), 0.0);
 }
 
 }  // namespace

@@ -33,10 +33,13 @@ class RunStateTest : public testing::Test {
     auto data = RunData::Open(recipe_);
     ASSERT_TRUE(data.ok()) << data.status();
     data_ = std::make_unique<RunData>(*std::move(data));
+    auto parallel = ParallelContext::Create(*alone_, {}, {});
+    ASSERT_TRUE(parallel.ok()) << parallel.status();
+    parallel_ = std::make_unique<ParallelContext>(*std::move(parallel));
   }
 
   std::unique_ptr<RunState> Begin(const Workspace& workspace) {
-    auto state = RunState::Begin(recipe_, *data_, workspace);
+    auto state = RunState::Begin(recipe_, *data_, workspace, *parallel_);
     SALAMANDER_CHECK(state.ok()) << state.status().ToString();
     return *std::move(state);
   }
@@ -44,38 +47,37 @@ class RunStateTest : public testing::Test {
   // A step with gradients of one, so that masters, moments and rounded weights all move.
   void Step(RunState& state, Workspace& workspace) {
     ASSERT_TRUE(workspace.ReserveArena(*alone_).ok());
-    auto gradients = ParameterBuffer::Create(state.weights.layout, DType::kFloat32);
+    auto gradients = ParameterBuffer::Create(state.layout(), DType::kFloat32);
     ASSERT_TRUE(gradients.ok());
     for (int64_t index = 0; index < gradients->Flat().size(); ++index)
       SetElement(gradients->Flat(), index, 1.0);
     state.optimizer->Configure({}, [](const ParameterSpec&) { return ParameterPolicy{}; });
     const auto update =
         state.optimizer->Step(workspace.execution(), 1e-2,
-                              {.weights = state.weights.buffer,
-                               .gradients = *gradients,
-                               .rounded = state.rounded.has_value() ? &*state.rounded : nullptr});
+                              {.weights = state.weights(), .gradients = *gradients}, &*parallel_);
     ASSERT_TRUE(update.ok()) << update.status();
     ASSERT_TRUE(update->is_finite);
   }
 
+  static TestTensor MastersOf(const RunState& state) {
+    TestTensor masters(DType::kFloat32, {state.layout().total_size()});
+    for (const ShardLayout::Piece& piece : state.optimizer->shard().pieces()) {
+      const TensorView from = state.optimizer->Masters(state.weights(), piece);
+      for (int64_t index = 0; index < piece.count; ++index)
+        masters.Set(piece.flat_begin + index, ElementAt(from, index));
+    }
+    return masters;
+  }
+
   static void ExpectRoundedMasters(const RunState& state) {
-    ASSERT_TRUE(state.rounded.has_value());
-    EXPECT_EQ(&state.read_weights(), &*state.rounded);
-    const TensorView masters = state.weights.buffer.Flat();
-    TestTensor expected(DType::kBFloat16, {masters.size()});
-    for (int64_t index = 0; index < masters.size(); ++index)
-      expected.Set(index, ElementAt(masters, index));
-    EXPECT_TRUE(BitwiseEqual(state.rounded->Flat(), expected.View()));
+    EXPECT_EQ(state.weights().Flat().dtype(), DType::kBFloat16);
+    EXPECT_TRUE(BitwiseEqual(state.weights().Flat(), MastersOf(state).As(DType::kBFloat16).View()));
   }
 
   static void ExpectSameState(const RunState& a, const RunState& b) {
-    for (const ParameterSpec& spec : a.weights.layout.specs()) {
-      EXPECT_TRUE(BitwiseEqual(a.weights.buffer.View(spec), b.weights.buffer.View(spec)));
-      EXPECT_TRUE(BitwiseEqual(a.optimizer->first_moment().View(spec),
-                               b.optimizer->first_moment().View(spec)));
-      EXPECT_TRUE(BitwiseEqual(a.optimizer->second_moment().View(spec),
-                               b.optimizer->second_moment().View(spec)));
-    }
+    EXPECT_TRUE(BitwiseEqual(MastersOf(a).View(), MastersOf(b).View()));
+    EXPECT_TRUE(BitwiseEqual(a.optimizer->first_moment(), b.optimizer->first_moment()));
+    EXPECT_TRUE(BitwiseEqual(a.optimizer->second_moment(), b.optimizer->second_moment()));
     EXPECT_EQ(a.optimizer->step(), b.optimizer->step());
   }
 
@@ -83,13 +85,13 @@ class RunStateTest : public testing::Test {
   std::unique_ptr<Communicator> alone_ = SingleRankCommunicator();
   Recipe recipe_;
   std::unique_ptr<RunData> data_;
+  std::unique_ptr<ParallelContext> parallel_;
 };
 
 TEST_F(RunStateTest, OnTheCpuMastersAreWhatTheModelReads) {
   const Workspace workspace(CpuSession());
   const std::unique_ptr<RunState> state = Begin(workspace);
-  EXPECT_FALSE(state->rounded.has_value());
-  EXPECT_EQ(&state->read_weights(), &state->weights.buffer);
+  EXPECT_TRUE(BitwiseEqual(MastersOf(*state).View(), state->weights().Flat()));
 }
 
 TEST_F(RunStateTest, OnADeviceTheModelReadsTheMastersRounded) {
@@ -106,14 +108,13 @@ TEST_F(RunStateTest, ARunSavedOnADeviceGoesOnOnTheCpuAndBack) {
   Workspace on_device(device), on_cpu(CpuSession());
   const std::unique_ptr<RunState> state = Begin(on_device);
   Step(*state, on_device);
-  ASSERT_TRUE(state->Save(directory_ / "one.ckpt", recipe_, *alone_).ok());
+  ASSERT_TRUE(state->Save(directory_ / "one.ckpt", recipe_).ok());
 
   const std::unique_ptr<RunState> cpu_state = Begin(on_cpu);
   ASSERT_TRUE(cpu_state->Restore(directory_ / "one.ckpt", recipe_).ok());
-  EXPECT_FALSE(cpu_state->rounded.has_value());
   ExpectSameState(*cpu_state, *state);
   Step(*cpu_state, on_cpu);
-  ASSERT_TRUE(cpu_state->Save(directory_ / "two.ckpt", recipe_, *alone_).ok());
+  ASSERT_TRUE(cpu_state->Save(directory_ / "two.ckpt", recipe_).ok());
 
   FakeDevice other;
   const Workspace on_other(other);

@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/memory.h"
 #include "tests/support/random_tensor.h"
 
 namespace salamander {
@@ -11,14 +12,35 @@ namespace {
 constexpr int64_t kLength = 32;
 constexpr int32_t kPaddingToken = 0;
 
+// So few that a step takes several, the last one smaller.
+constexpr int64_t kBucketElements = 1000;
+
+ParameterBuffer TinyWeights(const ParameterLayout& layout) {
+  const TinyModel model(TinyHybridConfig(3, {1}), DType::kFloat32, 31);
+  ParameterBuffer weights = *ParameterBuffer::Create(layout, DType::kFloat32);
+  for (const ParameterSpec& spec : layout.specs()) {
+    const TensorView from = model.weights.View(spec.name);
+    SALAMANDER_CHECK(Copy({}, from, weights.View(spec)).ok()) << spec.name;
+  }
+  return weights;
+}
+
 }  // namespace
 
-StepProblem::StepProblem()
-    : model_(TinyHybridConfig(3, {1}), DType::kFloat32, 31),
-      gradients_(*ParameterBuffer::Create(model_.weights.layout, DType::kFloat32)),
-      gradient_views_(BindTensors(model_.transformer.config(), model_.weights.layout, gradients_)),
-      optimizer_(*Optimizer::Create(model_.weights.layout, CpuSession())),
-      objective_(LanguageModelObjective(model_.transformer)) {
+StepProblem::StepProblem(Communicator* world)
+    : alone_(SingleRankCommunicator()),
+      parallel_(*ParallelContext::Create(world == nullptr ? *alone_ : *world,
+                                         {.data = world == nullptr ? 1 : world->size()}, context_)),
+      layout_(TinyHybridConfig(3, {1}), {}, parallel_.replicas().size()),
+      weights_(TinyWeights(layout_)),
+      model_(TinyHybridConfig(3, {1}), BindTensors(TinyHybridConfig(3, {1}), layout_, weights_)),
+      gradients_(*ParameterBuffer::Create(layout_, DType::kFloat32)),
+      gradient_views_(BindTensors(model_.config(), layout_, gradients_)),
+      optimizer_(*Optimizer::Create(layout_,
+                                    ShardLayout(layout_, parallel_.replicas().rank(),
+                                                parallel_.replicas().size(), kBucketElements),
+                                    CpuSession())),
+      objective_(LanguageModelObjective(model_)) {
   optimizer_.Configure({}, [](const ParameterSpec&) { return ParameterPolicy{}; });
 }
 
@@ -43,11 +65,12 @@ PackedStream StepProblem::Sequence(int64_t n) {
   return stream;
 }
 
-absl::StatusOr<StepResult> StepProblem::Step(Communicator& ranks, int64_t first_sequence,
-                                             const BatchShape& batch, const StepOverride& instead) {
+absl::StatusOr<StepResult> StepProblem::Step(int64_t first_sequence, const BatchShape& batch,
+                                             const StepOverride& instead) {
   const StepResources resources{.execution = context_,
-                                .data_ranks = ranks,
-                                .weights = model_.weights.buffer,
+                                .parallel = parallel_,
+                                .layout = layout_,
+                                .weights = weights_,
                                 .gradients = gradients_,
                                 .gradient_views = gradient_views_,
                                 .optimizer = optimizer_,

@@ -18,25 +18,35 @@ struct StepOverride {
 
 class StepProblem {
  public:
-  StepProblem();
+  // On one rank, or shared out over the data ranks of a world, which outlives the problem.
+  StepProblem() : StepProblem(nullptr) {}
+  explicit StepProblem(Communicator& world) : StepProblem(&world) {}
 
   // 32 tokens: two documents, some targets masked, and padding, so that no two sequences count the
   // same.
   static PackedStream Sequence(int64_t n);
 
   // Next-token loss on Sequence, unless overridden.
-  absl::StatusOr<StepResult> Step(Communicator& ranks, int64_t first_sequence,
-                                  const BatchShape& batch, const StepOverride& instead = {});
+  absl::StatusOr<StepResult> Step(int64_t first_sequence, const BatchShape& batch,
+                                  const StepOverride& instead = {});
 
-  const Transformer& model() const { return model_.transformer; }
-  const ParameterBuffer& weights() const { return model_.weights.buffer; }
+  const Transformer& model() const { return model_; }
+  const ParameterBuffer& weights() const { return weights_; }
+  // After a step: the sum over all ranks, of the elements of this rank's shard.
   const ParameterBuffer& gradients() const { return gradients_; }
+  const ParallelContext& parallel() const { return parallel_; }
   Optimizer& optimizer() { return optimizer_; }
 
  private:
+  explicit StepProblem(Communicator* world);
+
   ScopedThreadCount threads_{1};  // the work is too small to share
   TestContext context_;
-  TinyModel model_;
+  std::unique_ptr<Communicator> alone_;
+  ParallelContext parallel_;
+  ParameterLayout layout_;
+  ParameterBuffer weights_;
+  Transformer model_;
   ParameterBuffer gradients_;
   ModelTensors gradient_views_;
   Optimizer optimizer_;

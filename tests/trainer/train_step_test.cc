@@ -18,11 +18,10 @@ namespace {
 class TrainStepTest : public testing::Test {
  protected:
   StepResult Step(StepProblem& problem, const BatchShape& batch, int64_t first = 0) {
-    const auto result = problem.Step(*alone_, first, batch);
+    const auto result = problem.Step(first, batch);
     SALAMANDER_CHECK(result.ok()) << result.status().ToString();
     return *result;
   }
-  std::unique_ptr<Communicator> alone_ = SingleRankCommunicator();
 };
 
 // Sequences count differently, so a mean of micro-batches' means would show.
@@ -66,7 +65,7 @@ TEST_F(TrainStepTest, ABatchWithoutATargetIsRefused) {
     std::fill(sequence.loss_weights.begin(), sequence.loss_weights.end(), 0.0F);
     return sequence;
   };
-  const auto result = problem.Step(*alone_, 8, {.sequences = 2}, {.sequence_at = masked});
+  const auto result = problem.Step(8, {.sequences = 2}, {.sequence_at = masked});
   EXPECT_THAT(result.status().message(), testing::HasSubstr("sequences 8 to 9 hold no token"));
 }
 
@@ -81,7 +80,7 @@ TEST_F(TrainStepTest, AnOverflowChangesNoWeight) {
     sequence.tokens[0] = 0;
     return sequence;
   };
-  const auto result = problem.Step(*alone_, 0, {.sequences = 1}, {.sequence_at = with_token_zero});
+  const auto result = problem.Step(0, {.sequences = 1}, {.sequence_at = with_token_zero});
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_FALSE(result->is_finite);
   EXPECT_TRUE(BitwiseEqual(flat, before.View()));

@@ -43,7 +43,8 @@ absl::Status AddRecall(const EvaluateCommand& command, const Scored& scored, int
   ASSIGN_OR_RETURN(const auto recall,
                    RecallEvaluation::Create(std::move(task), command.recall_lengths, {0.0},
                                             command.recall_samples));
-  ASSIGN_OR_RETURN(const std::vector<RecallRow> rows, MeasureRecall(scored, *recall, world));
+  ASSIGN_OR_RETURN(const std::vector<RecallRow> rows,
+                   MeasureRecall(scored, *recall, ScoringRanks(world)));
   for (const RecallRow& row : rows) {
     metrics.emplace_back(absl::StrCat("recall_accuracy_", row.cell.length), row.scores.accuracy());
     metrics.emplace_back(absl::StrCat("recall_probability_", row.cell.length),

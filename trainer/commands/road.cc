@@ -133,7 +133,7 @@ absl::StatusOr<RunEnd> Road::Train(const RoadStep& step) {
 }
 
 absl::Status Road::Walk() {
-  RETURN_IF_ERROR(AgreeOnStatus(world_, CheckRoadFits(recipe_, session_)));
+  RETURN_IF_ERROR(AgreeOnStatus(world_, CheckRoadFits(recipe_, world_.size(), session_)));
   RETURN_IF_ERROR(AgreeOnStatus(world_, PrepareDirectory()));
   for (const RoadStep& step : steps_) {
     ASSIGN_OR_RETURN(const bool is_done, AgreeIsDone(step));

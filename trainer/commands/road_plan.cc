@@ -158,11 +158,11 @@ std::string StepsText(const Recipe& recipe) {
   return table.Text();
 }
 
-absl::StatusOr<std::string> RoadText(const Recipe& recipe, DeviceSession& session) {
+absl::StatusOr<std::string> RoadText(const Recipe& recipe, int ranks, DeviceSession& session) {
   std::string text = StepsText(recipe);
   ASSIGN_OR_RETURN(const std::vector<PlannedStep> planned, PlanTrainSteps(recipe));
   for (const PlannedStep& step : planned) {
-    const auto plan = PlanText(step.recipe, step.models, session);
+    const auto plan = PlanText(step.recipe, step.models, ranks, session);
     RETURN_IF_ERROR(Annotate(plan.status(), step.step.directory));
     absl::StrAppend(&text, "\n", step.step.directory, "\n", *plan);
   }
@@ -176,20 +176,20 @@ absl::StatusOr<std::vector<PlannedStep>> PlanTrainSteps(const Recipe& recipe) {
 }
 
 absl::Status PrintRoadPlan(const Recipe& recipe, DeviceSession& session, Communicator& world) {
-  const auto text = RoadText(recipe, session);
+  const auto text = RoadText(recipe, world.size(), session);
   RETURN_IF_ERROR(AgreeOnStatus(world, text.status()));
   if (world.rank() == 0) std::cout << *text;
   return absl::OkStatus();
 }
 
-absl::Status CheckRoadFits(const Recipe& recipe, DeviceSession& session) {
+absl::Status CheckRoadFits(const Recipe& recipe, int ranks, DeviceSession& session) {
   if (session.device().kind == DeviceKind::kCpu) return absl::OkStatus();
   ASSIGN_OR_RETURN(const int64_t share, ShareOfDevice(session));
   ASSIGN_OR_RETURN(const std::vector<PlannedStep> planned, PlanTrainSteps(recipe));
   for (const PlannedStep& step : planned) {
     const int64_t stage = StageUnderWay(step);
     if (stage >= static_cast<int64_t>(step.recipe.stages.size())) continue;
-    const auto plan = PlanMemory(step.recipe, step.models, stage, session);
+    const auto plan = PlanMemory(step.recipe, step.models, stage, ranks, session);
     RETURN_IF_ERROR(Annotate(plan.status(), step.step.directory));
     RETURN_IF_ERROR(Annotate(CheckFits(*plan, share, session.name()), step.step.directory));
   }

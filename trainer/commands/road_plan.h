@@ -33,7 +33,7 @@ absl::Status PrintRoadPlan(const Recipe& recipe, DeviceSession& session, Communi
 
 // Fails, naming the step, where one that is not finished will not fit a rank's share of the device.
 // On the CPU nothing is known, and nothing fails.
-absl::Status CheckRoadFits(const Recipe& recipe, DeviceSession& session);
+absl::Status CheckRoadFits(const Recipe& recipe, int ranks, DeviceSession& session);
 
 }  // namespace salamander
 

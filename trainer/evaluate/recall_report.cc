@@ -1,5 +1,7 @@
 #include "trainer/evaluate/recall_report.h"
 
+#include <utility>
+
 #include "kernels/base/status_macros.h"
 
 namespace salamander {
@@ -13,12 +15,16 @@ bool SameCell(const RecallCell& a, const RecallCell& b) {
 
 absl::StatusOr<std::vector<RecallRow>> MeasureRecall(const Scored& scored,
                                                      const RecallEvaluation& evaluation,
-                                                     Communicator& ranks) {
+                                                     const ScoringRanks& ranks,
+                                                     const StreamShare& share) {
   std::vector<RecallRow> rows;
   for (int64_t begin = 0; begin < evaluation.size();) {
     int64_t end = begin + 1;
     while (end < evaluation.size() && SameCell(evaluation.Cell(end), evaluation.Cell(begin))) ++end;
-    const auto sample = [&](int64_t index) { return evaluation.Sample(begin + index); };
+    const auto sample = [&](int64_t index) -> absl::StatusOr<PackedStream> {
+      auto stream = evaluation.Sample(begin + index);
+      return stream.ok() && share ? share(*std::move(stream)) : stream;
+    };
     ASSIGN_OR_RETURN(const TokenScores scores, ScoreStreams(scored, sample, end - begin, ranks));
     rows.push_back({evaluation.Cell(begin), scores});
     begin = end;

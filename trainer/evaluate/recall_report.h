@@ -2,6 +2,7 @@
 #ifndef TRAINER_EVALUATE_RECALL_REPORT_H_
 #define TRAINER_EVALUATE_RECALL_REPORT_H_
 
+#include <functional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -16,10 +17,14 @@ struct RecallRow {
   TokenScores scores;
 };
 
+// What this rank scores of a sample; empty: all of it.
+using StreamShare = std::function<absl::StatusOr<PackedStream>(PackedStream)>;
+
 // One row a cell, in the set's order. Collective.
 absl::StatusOr<std::vector<RecallRow>> MeasureRecall(const Scored& scored,
                                                      const RecallEvaluation& evaluation,
-                                                     Communicator& ranks);
+                                                     const ScoringRanks& ranks,
+                                                     const StreamShare& share = {});
 
 }  // namespace salamander
 

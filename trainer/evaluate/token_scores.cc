@@ -62,12 +62,12 @@ absl::StatusOr<TokenScores> ScoreShare(const Scored& scored, const StreamAt& str
 }  // namespace
 
 absl::StatusOr<TokenScores> ScoreStreams(const Scored& scored, const StreamAt& stream_at,
-                                         int64_t count, Communicator& ranks) {
-  const auto share = ScoreShare(scored, stream_at, count, ranks);
-  RETURN_IF_ERROR(AgreeOnStatus(ranks, share.status()));
+                                         int64_t count, const ScoringRanks& ranks) {
+  const auto share = ScoreShare(scored, stream_at, count, ranks.sharing);
+  RETURN_IF_ERROR(AgreeOnStatus(ranks.all, share.status()));
   std::array<double, 4> sums = {share->weight, share->loss_sum, share->probability_sum,
                                 share->correct_sum};
-  RETURN_IF_ERROR(ranks.AllReduceSum(absl::MakeSpan(sums)));
+  RETURN_IF_ERROR(ranks.summed.AllReduceSum(absl::MakeSpan(sums)));
   if (!(sums[0] > 0)) {
     return absl::FailedPreconditionError(
         "the evaluation set has no target to score; check its loss masks and its length");

@@ -10,7 +10,7 @@
 #include "absl/types/span.h"
 
 #include "data/sequences/packed_stream.h"
-#include "model/parallel/communicator.h"
+#include "model/parallel/parallel_context.h"
 #include "model/transformer.h"
 
 namespace salamander {
@@ -35,10 +35,28 @@ struct Scored {
 // Stream i of an evaluation set.
 using StreamAt = std::function<absl::StatusOr<PackedStream>(int64_t i)>;
 
+// Who scores together. Ranks of `sharing` take streams in turn; `summed` is everyone whose rows add
+// up; what fails on one of `all` fails on all.
+struct ScoringRanks {
+  // Ranks that each hold the whole model.
+  explicit ScoringRanks(Communicator& alike) : sharing(alike), summed(alike), all(alike) {}
+  // Ranks of a mesh: streams for data ranks, this rank's slice of each from `stream_at`.
+  explicit ScoringRanks(const ParallelContext& parallel)
+      : sharing(parallel.data()), summed(parallel.replicas()), all(parallel.world()) {}
+
+  Communicator& sharing;
+  Communicator& summed;
+  Communicator& all;
+};
+
 // Streams 0 to count - 1, shared out over the ranks; every rank gets the same sums. Collective.
 // Fails where no target has weight.
 absl::StatusOr<TokenScores> ScoreStreams(const Scored& scored, const StreamAt& stream_at,
-                                         int64_t count, Communicator& ranks);
+                                         int64_t count, const ScoringRanks& ranks);
+inline absl::StatusOr<TokenScores> ScoreStreams(const Scored& scored, const StreamAt& stream_at,
+                                                int64_t count, Communicator& alike) {
+  return ScoreStreams(scored, stream_at, count, ScoringRanks(alike));
+}
 
 }  // namespace salamander
 

@@ -167,6 +167,34 @@ std::string Gibibytes(int64_t bytes) {
   return absl::StrFormat("%.2f GiB", static_cast<double>(bytes) / (1 << 30));
 }
 
+// What a rank holds for a stage, which may lay the ranks out in its own way.
+absl::Status HoldFor(const StageConfig& stage, const RunModels& models, int ranks, DType dtype,
+                     MemoryPlan& plan) {
+  ASSIGN_OR_RETURN(const MeshShape shape, MeshOf(stage, ranks));
+  const TensorShard part{0, shape.tensor};
+  RETURN_IF_ERROR(CheckTensorShards(models.base, part.ranks));
+  const int replicas = shape.data * shape.context;
+  const ParameterLayout layout(models.base, part, replicas);
+  const auto bytes = [](int64_t elements, DType of) {
+    return elements * static_cast<int64_t>(SizeOf(of));
+  };
+  const auto hold = [](int64_t& most, int64_t needed) { most = std::max(most, needed); };
+  const int64_t shard = layout.total_size() / replicas;
+  hold(plan.moments, 2 * bytes(shard, DType::kFloat32));
+  hold(plan.gradients, bytes(layout.total_size(), DType::kFloat32));
+  // A device that computes in fp32 reads the masters.
+  if (dtype == DType::kFloat32) {
+    hold(plan.masters, bytes(layout.total_size(), dtype));
+  } else {
+    hold(plan.masters, bytes(shard, DType::kFloat32));
+    hold(plan.weights, bytes(layout.total_size(), dtype));
+  }
+  if (!models.teacher.has_value()) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckTensorShards(*models.teacher, part.ranks));
+  hold(plan.teacher, bytes(ParameterLayout(*models.teacher, part).total_size(), dtype));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 int64_t MemoryPlan::arena() const {
@@ -176,21 +204,12 @@ int64_t MemoryPlan::arena() const {
 }
 
 absl::StatusOr<MemoryPlan> PlanMemory(const Recipe& recipe, const RunModels& models,
-                                      int64_t first_stage, DeviceSession& session) {
-  const ParameterLayout layout(models.base);
-  const auto bytes = [&](const ParameterLayout& of, DType dtype) {
-    return of.total_size() * static_cast<int64_t>(SizeOf(dtype));
-  };
-  MemoryPlan plan{.masters = bytes(layout, DType::kFloat32),
-                  .moments = 2 * bytes(layout, DType::kFloat32),
-                  .gradients = bytes(layout, DType::kFloat32)};
-  // A device that computes in fp32 reads the masters.
-  const DType dtype = session.activation_dtype();
-  if (dtype != DType::kFloat32) plan.weights = bytes(layout, dtype);
-  if (models.teacher.has_value()) plan.teacher = bytes(ParameterLayout(*models.teacher), dtype);
+                                      int64_t first_stage, int ranks, DeviceSession& session) {
+  MemoryPlan plan;
   for (auto index = static_cast<size_t>(first_stage); index < recipe.stages.size(); ++index) {
     const StageConfig& stage = recipe.stages[index];
     if (stage.kind != StageKind::kTrain) continue;
+    RETURN_IF_ERROR(HoldFor(stage, models, ranks, session.activation_dtype(), plan));
     ASSIGN_OR_RETURN(MemoryPlan::Stage planned, StagePlanner(recipe, stage, session).Plan(models));
     plan.stages.push_back(std::move(planned));
   }

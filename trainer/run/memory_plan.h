@@ -27,7 +27,8 @@ struct MemoryPlan {
     int64_t arena() const { return std::max(training, evaluation); }
   };
 
-  // Held from the first stage to the last.
+  // Held from the first stage to the last; of stages that lay the ranks out in other ways, what the
+  // largest needs.
   int64_t masters = 0;    // fp32
   int64_t moments = 0;    // fp32, two
   int64_t gradients = 0;  // fp32
@@ -40,12 +41,12 @@ struct MemoryPlan {
   int64_t total() const { return held() + arena(); }
 };
 
-// Of a validated recipe's train stages from `first_stage` on. An arena's need hangs on how the data
-// is cut into documents: it is taken for whole sequences, for two documents in each and for short
-// ones, whichever is the most. Fails where a stage does not fit the model, and where the session's
-// device plans nothing.
+// Of a validated recipe's train stages from `first_stage` on, on so many ranks. An arena's need
+// hangs on how the data is cut into documents: it is taken for whole sequences, for two documents
+// in each and for short ones, whichever is the most. Fails where a stage does not fit the model,
+// and where the session's device plans nothing.
 absl::StatusOr<MemoryPlan> PlanMemory(const Recipe& recipe, const RunModels& models,
-                                      int64_t first_stage, DeviceSession& session);
+                                      int64_t first_stage, int ranks, DeviceSession& session);
 
 // Fails where a rank's share of the device, `bytes`, is less than the plan asks for, naming the
 // stage, what takes how much, and what to change.

@@ -12,8 +12,8 @@
 #include "data/storage/atomic_path.h"
 #include "data/storage/file_bytes.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/memory.h"
 #include "model/checkpoint/model_config_json.h"
+#include "model/checkpoint/parameter_runs.h"
 
 namespace salamander {
 namespace {
@@ -48,42 +48,33 @@ absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path) {
                    "checkpoints/step-...); give a directory that import, convert or train wrote"));
 }
 
-std::vector<TensorPiece> PiecesOf(const std::string& group, const ParameterLayout& layout,
-                                  const ParameterBuffer& buffer) {
-  std::vector<TensorPiece> pieces;
-  for (const ParameterSpec& spec : layout.specs()) {
-    pieces.push_back({absl::StrCat(group, "/", spec.name), spec.shape, 0, buffer.View(spec)});
-  }
-  return pieces;
+std::string TensorName(const std::string& group, const ParameterSpec& spec) {
+  return absl::StrCat(group, "/", spec.name);
 }
 
-absl::Status ReadGroup(const Checkpoint& checkpoint, const std::string& group,
-                       const ParameterLayout& layout, const ParameterBuffer& buffer,
-                       const ExecutionContext& where) {
-  for (const ParameterSpec& spec : layout.specs()) {
-    const TensorView tensor = buffer.View(spec);
-    std::vector<char> bytes(static_cast<size_t>(tensor.bytes()));
-    const TensorView flat(bytes.data(), tensor.dtype(), {tensor.size()});
-    const TensorView read =
-        tensor.rank() == 1 ? flat : flat.Reshape({tensor.dim(0), tensor.dim(1)});
-    RETURN_IF_ERROR(checkpoint.Read(absl::StrCat(group, "/", spec.name), read));
-    RETURN_IF_ERROR(CopyFromHost(where, bytes.data(), tensor));
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<LoadedModel> LoadModel(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string resolved, ResolveCheckpoint(path));
-  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(resolved));
-  ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(checkpoint));
-  ASSIGN_OR_RETURN(ModelWeights weights, ModelWeights::Create(config, DType::kFloat32));
-  RETURN_IF_ERROR(ReadGroup(checkpoint, kWeightsGroup, weights.layout, weights.buffer));
-  Baggage baggage;
+absl::StatusOr<ModelDescription> DescribeModel(const std::string& path) {
+  ModelDescription model;
+  ASSIGN_OR_RETURN(model.path, ResolveCheckpoint(path));
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(model.path));
+  ASSIGN_OR_RETURN(model.config, ConfigOf(checkpoint));
   for (const std::string& name : checkpoint.MetadataNames()) {
     if (name != kTokenizerText && !absl::StartsWith(name, kSideFilePrefix)) continue;
-    ASSIGN_OR_RETURN(baggage[name], checkpoint.Metadata(name));
+    ASSIGN_OR_RETURN(model.baggage[name], checkpoint.Metadata(name));
   }
-  return LoadedModel{resolved, std::move(weights), std::move(baggage)};
+  return model;
+}
+
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const TensorShard& shard) {
+  ASSIGN_OR_RETURN(ModelDescription model, DescribeModel(path));
+  RETURN_IF_ERROR(Annotate(CheckTensorShards(model.config, shard.ranks), model.path));
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(model.path));
+  ASSIGN_OR_RETURN(ModelWeights weights,
+                   ModelWeights::Create(model.config, DType::kFloat32, shard));
+  for (const ParameterSpec& spec : weights.layout.specs()) {
+    RETURN_IF_ERROR(ReadRun(checkpoint, TensorName(kWeightsGroup, spec), spec, 0,
+                            weights.buffer.Flat().Rows(spec.offset, spec.size())));
+  }
+  return LoadedModel{model.path, std::move(weights), std::move(model.baggage)};
 }
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path) {
@@ -116,7 +107,9 @@ absl::Status SaveModel(const std::string& path, const ModelWeights& model, const
                        Communicator& ranks) {
   Baggage all = texts;
   all[kModelText] = ModelConfigToJson(model.config);
-  const std::vector<TensorPiece> pieces = PiecesOf(kWeightsGroup, model.layout, model.buffer);
+  std::vector<TensorPiece> pieces;
+  for (const ParameterSpec& spec : model.layout.specs())
+    pieces.push_back({TensorName(kWeightsGroup, spec), spec.shape, 0, model.buffer.View(spec)});
   return WriteCheckpoint(path, ShareOut(pieces, ranks.rank(), ranks.size()), all, ranks);
 }
 

@@ -37,9 +37,16 @@ struct LoadedModel {
 // that of the last of <path>/steps (trainer/commands/road.h).
 absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path);
 
-absl::StatusOr<LoadedModel> LoadModel(const std::string& path);
+// On the host: the whole model, or a tensor rank's part of it.
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const TensorShard& shard = {});
 
-// Its config alone; no weight is read.
+// All but the weights, none of which is read.
+struct ModelDescription {
+  std::string path;  // of the checkpoint
+  ModelConfig config;
+  Baggage baggage;
+};
+absl::StatusOr<ModelDescription> DescribeModel(const std::string& path);
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path);
 
 // The model at work on the host; borrows the weights.
@@ -48,15 +55,8 @@ Transformer TransformerOf(const ModelWeights& weights);
 // The tokenizer a model carries. Fails, saying what to do, where it carries none.
 absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const LoadedModel& model);
 
-// Replicated tensors of a buffer under "<group>/<parameter>".
-std::vector<TensorPiece> PiecesOf(const std::string& group, const ParameterLayout& layout,
-                                  const ParameterBuffer& buffer);
-
-// Fills a buffer of `where`'s device from the tensors of a group, by way of the host, one at a
-// time.
-absl::Status ReadGroup(const Checkpoint& checkpoint, const std::string& group,
-                       const ParameterLayout& layout, const ParameterBuffer& buffer,
-                       const ExecutionContext& where = {});
+// A parameter's tensor in a group: "weights/layers.3.mlp.up.weight".
+std::string TensorName(const std::string& group, const ParameterSpec& spec);
 
 // Whether SaveModel could write there: nothing of the name is there yet and its folder can be
 // written. For commands to ask before they compute. Collective.

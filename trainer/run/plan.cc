@@ -1,5 +1,6 @@
 #include "trainer/run/plan.h"
 
+#include <algorithm>
 #include <iostream>
 #include <string>
 #include <utility>
@@ -77,40 +78,53 @@ std::string MemoryText(const MemoryPlan& plan) {
   return table.Text();
 }
 
-absl::StatusOr<std::string> DeviceText(const Recipe& recipe, const RunModels& models,
+// Masters, which passes read as well, and gradients whole; moments of the rank's shard.
+absl::StatusOr<int64_t> HostStateBytes(const Recipe& recipe, const RunModels& models, int ranks) {
+  int64_t most = 0;
+  for (const StageConfig& stage : recipe.stages) {
+    ASSIGN_OR_RETURN(const MeshShape shape, MeshOf(stage, ranks));
+    RETURN_IF_ERROR(CheckTensorShards(models.base, shape.tensor));
+    const int replicas = shape.data * shape.context;
+    const int64_t size = ParameterLayout(models.base, {0, shape.tensor}, replicas).total_size();
+    most = std::max(most, 8 * size + 8 * size / replicas);
+  }
+  return most;
+}
+
+absl::StatusOr<std::string> DeviceText(const Recipe& recipe, const RunModels& models, int ranks,
                                        DeviceSession& session) {
   if (session.device().kind == DeviceKind::kCpu) {
-    const int64_t state_bytes = 16 * ParameterLayout(models.base).total_size();
+    ASSIGN_OR_RETURN(const int64_t state_bytes, HostStateBytes(recipe, models, ranks));
     return absl::StrCat(
         "masters, gradients and moments take ", Mebibytes(state_bytes),
         " MiB a rank, activations come on top (they are planned where there is a GPU)\n");
   }
-  ASSIGN_OR_RETURN(const MemoryPlan plan, PlanMemory(recipe, models, 0, session));
+  ASSIGN_OR_RETURN(const MemoryPlan plan, PlanMemory(recipe, models, 0, ranks, session));
   ASSIGN_OR_RETURN(const int64_t share, ShareOfDevice(session));
   const absl::Status fits = CheckFits(plan, share, session.name());
   return absl::StrCat(MemoryText(plan), session.name(), " has ", Mebibytes(share), " MiB a rank",
                       fits.ok() ? "\n" : absl::StrCat("; ", fits.message(), "\n"));
 }
 
-absl::StatusOr<std::string> PlanOf(const Recipe& recipe, DeviceSession& session) {
+absl::StatusOr<std::string> PlanOf(const Recipe& recipe, int ranks, DeviceSession& session) {
   ASSIGN_OR_RETURN(const RunData data, RunData::Open(recipe));
   ASSIGN_OR_RETURN(const RunModels models, ModelsOf(recipe, data));
-  return PlanText(recipe, models, session);
+  return PlanText(recipe, models, ranks, session);
 }
 
 }  // namespace
 
-absl::StatusOr<std::string> PlanText(const Recipe& recipe, const RunModels& models,
+absl::StatusOr<std::string> PlanText(const Recipe& recipe, const RunModels& models, int ranks,
                                      DeviceSession& session) {
   ASSIGN_OR_RETURN(const std::string stages, StagesText(recipe, models.base));
   ASSIGN_OR_RETURN(const std::string operations, OperationsText(recipe, models.base));
-  ASSIGN_OR_RETURN(const std::string device, DeviceText(recipe, models, session));
+  ASSIGN_OR_RETURN(const std::string device, DeviceText(recipe, models, ranks, session));
   return absl::StrCat(stages, "\n", operations, "\n", device,
                       ParameterLayout(models.base).parameter_count(), " parameters\n");
 }
 
 absl::Status PrintPlan(const Recipe& recipe, DeviceSession& session, Communicator& world) {
-  const auto text = PlanOf(recipe, session);
+  const auto text = PlanOf(recipe, world.size(), session);
   RETURN_IF_ERROR(AgreeOnStatus(world, text.status()));
   if (world.rank() == 0) std::cout << *text;
   return absl::OkStatus();

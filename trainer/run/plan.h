@@ -15,9 +15,9 @@
 namespace salamander {
 
 // For each stage, steps, tokens, what trains and the operations of a step by what spends them; then
-// the memory of a rank by category. On a GPU the memory of the passes is planned; on the CPU, where
-// ops compute as they are called, it is not known beforehand.
-absl::StatusOr<std::string> PlanText(const Recipe& recipe, const RunModels& models,
+// the memory of one of `ranks` ranks by category. On a GPU the memory of the passes is planned; on
+// the CPU, where ops compute as they are called, it is not known beforehand.
+absl::StatusOr<std::string> PlanText(const Recipe& recipe, const RunModels& models, int ranks,
                                      DeviceSession& session);
 
 // Prints it. Collective.

@@ -7,6 +7,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/memory.h"
 #include "model/checkpoint/model_config_json.h"
+#include "model/checkpoint/parameter_runs.h"
 #include "trainer/config/recipe_diff.h"
 #include "trainer/config/small_files.h"
 
@@ -20,11 +21,8 @@ constexpr char kProgressText[] = "progress.json";
 constexpr char kFirstMoment[] = "first_moment";
 constexpr char kSecondMoment[] = "second_moment";
 
-// The model a run begins with, and what goes along with it.
-struct Beginning {
-  ModelWeights weights;
-  Baggage baggage;
-};
+// In every checkpoint of a run.
+constexpr const char* kGroups[] = {kWeightsGroup, kFirstMoment, kSecondMoment};
 
 // Ids of another tokenizer would pass for the model's own.
 absl::Status CheckTokenizer(const Baggage& baggage, const RunData& data) {
@@ -54,17 +52,16 @@ absl::StatusOr<ModelConfig> ShapedConfig(const Recipe& recipe, const RunData& da
   return config;
 }
 
-absl::StatusOr<Beginning> BeginningOf(const Recipe& recipe, const RunData& data) {
-  if (!recipe.model.from.empty()) {
-    ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(recipe.model.from));
-    RETURN_IF_ERROR(CheckVocabulary(recipe, loaded.weights.config, data));
-    RETURN_IF_ERROR(Annotate(CheckTokenizer(loaded.baggage, data), recipe.model.from));
-    return Beginning{std::move(loaded.weights), std::move(loaded.baggage)};
+// The model that the run begins with.
+absl::StatusOr<ModelDescription> BeginningOf(const Recipe& recipe, const RunData& data) {
+  if (recipe.model.from.empty()) {
+    ASSIGN_OR_RETURN(const ModelConfig config, ShapedConfig(recipe, data));
+    return ModelDescription{.path = "", .config = config, .baggage = {}};
   }
-  ASSIGN_OR_RETURN(const ModelConfig config, ShapedConfig(recipe, data));
-  ASSIGN_OR_RETURN(ModelWeights weights, ModelWeights::Create(config, DType::kFloat32));
-  InitializeWeights(config, weights.layout, static_cast<uint64_t>(recipe.seed), weights.buffer);
-  return Beginning{std::move(weights), {}};
+  ASSIGN_OR_RETURN(ModelDescription model, DescribeModel(recipe.model.from));
+  RETURN_IF_ERROR(CheckVocabulary(recipe, model.config, data));
+  RETURN_IF_ERROR(Annotate(CheckTokenizer(model.baggage, data), recipe.model.from));
+  return model;
 }
 
 // The model's tokenizer. Data made of ready-made ids does not know how text is cut.
@@ -92,6 +89,17 @@ absl::StatusOr<RunProgress> ProgressIn(const Checkpoint& checkpoint) {
   return progress;
 }
 
+absl::Status CheckSplits(const Recipe& recipe, const RunModels& models) {
+  for (size_t index = 0; index < recipe.stages.size(); ++index) {
+    const auto ranks = static_cast<int>(recipe.stages[index].tensor_parallel);
+    absl::Status status = CheckTensorShards(models.base, ranks);
+    if (models.teacher.has_value()) status.Update(CheckTensorShards(*models.teacher, ranks));
+    RETURN_IF_ERROR(
+        Annotate(status, recipe.places.At(absl::StrCat("stages[", index, "].tensor_parallel"))));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<RunModels> ModelsOf(const Recipe& recipe, const RunData& data) {
@@ -99,9 +107,12 @@ absl::StatusOr<RunModels> ModelsOf(const Recipe& recipe, const RunData& data) {
   ASSIGN_OR_RETURN(models.base, recipe.model.from.empty() ? ShapedConfig(recipe, data)
                                                           : LoadModelConfig(recipe.model.from));
   if (!recipe.model.from.empty()) RETURN_IF_ERROR(CheckVocabulary(recipe, models.base, data));
-  if (recipe.teacher.empty()) return models;
-  ASSIGN_OR_RETURN(models.teacher, LoadModelConfig(recipe.teacher));
-  if (models.teacher->vocabulary == models.base.vocabulary) return models;
+  if (!recipe.teacher.empty()) {
+    ASSIGN_OR_RETURN(models.teacher, LoadModelConfig(recipe.teacher));
+  }
+  RETURN_IF_ERROR(CheckSplits(recipe, models));
+  if (!models.teacher.has_value() || models.teacher->vocabulary == models.base.vocabulary)
+    return models;
   return absl::InvalidArgumentError(absl::StrCat(recipe.teacher, ": the teacher's vocabulary is ",
                                                  models.teacher->vocabulary, ", the student's ",
                                                  models.base.vocabulary, "; they must be equal"));
@@ -112,55 +123,102 @@ absl::StatusOr<RunProgress> LoadProgress(const std::string& checkpoint) {
   return ProgressIn(opened);
 }
 
-RunState::RunState(ModelWeights model, Baggage texts, std::string tokenizer_text,
-                   const Workspace& where)
-    : workspace(where),
-      weights(std::move(model)),
-      baggage(std::move(texts)),
-      tokenizer(std::move(tokenizer_text)),
-      model_config(weights.config) {}
-
-absl::StatusOr<std::unique_ptr<RunState>> RunState::Begin(const Recipe& recipe, const RunData& data,
-                                                          const Workspace& workspace) {
-  ASSIGN_OR_RETURN(Beginning beginning, BeginningOf(recipe, data));
-  std::string tokenizer = TokenizerText(beginning.baggage, data);
-  auto state = std::make_unique<RunState>(
-      std::move(beginning.weights), std::move(beginning.baggage), std::move(tokenizer), workspace);
-  RETURN_IF_ERROR(state->MoveToDevice());
-  ASSIGN_OR_RETURN(Optimizer optimizer,
-                   Optimizer::Create(state->weights.layout, workspace.session()));
-  state->optimizer = std::make_unique<Optimizer>(std::move(optimizer));
+absl::StatusOr<std::unique_ptr<RunState>> RunState::Blank(const Recipe& recipe, const RunData& data,
+                                                          const Workspace& workspace,
+                                                          const ParallelContext& parallel) {
+  ASSIGN_OR_RETURN(ModelDescription model, BeginningOf(recipe, data));
+  std::string tokenizer = TokenizerText(model.baggage, data);
+  auto state = std::make_unique<RunState>(model.config, std::move(model.baggage),
+                                          std::move(tokenizer), workspace);
+  RETURN_IF_ERROR(state->TakePlace(parallel));
   return state;
 }
 
-absl::Status RunState::MoveToDevice() {
+absl::StatusOr<std::unique_ptr<RunState>> RunState::Begin(const Recipe& recipe, const RunData& data,
+                                                          const Workspace& workspace,
+                                                          const ParallelContext& parallel) {
+  auto state = Blank(recipe, data, workspace, parallel);
+  RETURN_IF_ERROR(AgreeOnStatus(parallel.world(), state.status()));
+  absl::Status filled;
+  if (recipe.model.from.empty()) {
+    filled = (*state)->Initialize(static_cast<uint64_t>(recipe.seed));
+  } else if (const auto path = ResolveCheckpoint(recipe.model.from); path.ok()) {
+    const auto checkpoint = Checkpoint::Open(*path);
+    filled =
+        checkpoint.ok() ? (*state)->ReadTensors(*checkpoint, kWeightsGroup) : checkpoint.status();
+  } else {
+    filled = path.status();
+  }
+  RETURN_IF_ERROR((*state)->Spread(filled));
+  return state;
+}
+
+absl::Status RunState::TakePlace(const ParallelContext& place) {
   DeviceSession& session = workspace.session();
-  if (session.device().kind == DeviceKind::kCpu) return absl::OkStatus();
-  ASSIGN_OR_RETURN(ParameterBuffer masters,
-                   ParameterBuffer::Create(weights.layout, DType::kFloat32, session));
-  RETURN_IF_ERROR(CopyParameters(workspace.execution(), weights.buffer, masters));
-  weights.buffer = std::move(masters);
-  ASSIGN_OR_RETURN(rounded,
-                   ParameterBuffer::Create(weights.layout, session.activation_dtype(), session));
-  return Round();
+  const Communicator& tensor = place.tensor();
+  const Communicator& replicas = place.replicas();
+  RETURN_IF_ERROR(CheckTensorShards(base_config, tensor.size()));
+  optimizer.reset();
+  weights_.reset();
+  parallel = &place;
+  layout_.emplace(base_config, TensorShard{tensor.rank(), tensor.size()}, replicas.size());
+  ASSIGN_OR_RETURN(weights_,
+                   ParameterBuffer::Create(*layout_, session.activation_dtype(), session));
+  ASSIGN_OR_RETURN(Optimizer created,
+                   Optimizer::Create(
+                       *layout_, ShardLayout(*layout_, replicas.rank(), replicas.size()), session));
+  optimizer = std::make_unique<Optimizer>(std::move(created));
+  return absl::OkStatus();
 }
 
-absl::Status RunState::Round() {
-  if (!rounded.has_value()) return absl::OkStatus();
-  return Convert(workspace.execution(), weights.buffer.Flat(), rounded->Flat());
+absl::Status RunState::Spread(const absl::Status& filled) {
+  RETURN_IF_ERROR(AgreeOnStatus(parallel->world(), filled));
+  return optimizer->SpreadMasters(workspace.execution(), *weights_, parallel);
 }
 
-std::array<std::pair<const char*, const ParameterBuffer*>, 3> RunState::CheckpointGroups() const {
-  return {std::pair(kWeightsGroup, &weights.buffer),
-          std::pair(kFirstMoment, &optimizer->first_moment()),
-          std::pair(kSecondMoment, &optimizer->second_moment())};
+TensorView RunState::View(const std::string& group, const ShardLayout::Piece& piece) const {
+  if (group == kWeightsGroup) return optimizer->Masters(*weights_, piece);
+  const TensorView moment =
+      group == kFirstMoment ? optimizer->first_moment() : optimizer->second_moment();
+  return moment.Rows(piece.shard_begin, piece.count);
 }
 
-absl::Status RunState::Restore(const std::string& path, const Recipe& recipe) {
+absl::Status RunState::Initialize(uint64_t seed) {
+  ASSIGN_OR_RETURN(ParameterBuffer host, ParameterBuffer::Create(*layout_, DType::kFloat32));
+  InitializeWeights(base_config, *layout_, seed, host);
+  for (const ShardLayout::Piece& piece : optimizer->shard().pieces()) {
+    RETURN_IF_ERROR(CopyFromHost(workspace.execution(),
+                                 host.Flat().Rows(piece.flat_begin, piece.count).raw(),
+                                 View(kWeightsGroup, piece)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunState::ReadTensors(const Checkpoint& checkpoint, const std::string& group) {
+  const ExecutionContext& execution = workspace.execution();
+  const bool is_on_host = execution.device.kind == DeviceKind::kCpu;
+  std::vector<float> memory;
+  for (const ShardLayout::Piece& piece : optimizer->shard().pieces()) {
+    const ParameterSpec& spec = layout_->specs()[piece.parameter];
+    const TensorView values = View(group, piece);
+    if (!is_on_host) memory.resize(static_cast<size_t>(piece.count));
+    const TensorView read = is_on_host ? values : TensorView::Of(memory.data(), {piece.count});
+    RETURN_IF_ERROR(ReadRun(checkpoint, TensorName(group, spec), spec, piece.begin, read));
+    if (!is_on_host) RETURN_IF_ERROR(CopyFromHost(execution, memory.data(), values));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunState::ReadAllTensors(const Checkpoint& checkpoint) {
+  for (const char* const group : kGroups) RETURN_IF_ERROR(ReadTensors(checkpoint, group));
+  return absl::OkStatus();
+}
+
+absl::Status RunState::ReadState(const std::string& path, const Recipe& recipe) {
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(path));
   ASSIGN_OR_RETURN(const std::string base, checkpoint.Metadata(kBaseModelText));
-  ASSIGN_OR_RETURN(const ModelConfig base_config, ModelConfigFromJson(base));
-  if (base_config != weights.config) {
+  ASSIGN_OR_RETURN(const ModelConfig stored_base, ModelConfigFromJson(base));
+  if (stored_base != base_config) {
     return absl::FailedPreconditionError(absl::StrCat(
         path,
         ": the run began with another model than the recipe now names; use another run_directory"));
@@ -169,28 +227,55 @@ absl::Status RunState::Restore(const std::string& path, const Recipe& recipe) {
   ASSIGN_OR_RETURN(model_config, ModelConfigFromJson(model_text));
   ASSIGN_OR_RETURN(progress, ProgressIn(checkpoint));
   RETURN_IF_ERROR(TellChanges(checkpoint, recipe, progress));
-  for (const auto& [group, buffer] : CheckpointGroups()) {
-    RETURN_IF_ERROR(ReadGroup(checkpoint, group, weights.layout, *buffer, workspace.execution()));
-  }
+  RETURN_IF_ERROR(ReadAllTensors(checkpoint));
   optimizer->set_step(progress.optimizer_step);
-  return Round();
+  return absl::OkStatus();
 }
 
-absl::Status RunState::Save(const std::string& path, const Recipe& recipe, Communicator& ranks) {
-  progress.optimizer_step = optimizer->step();
-  std::vector<TensorPiece> pieces;
-  for (const auto& [group, buffer] : CheckpointGroups()) {
-    for (TensorPiece& piece : PiecesOf(group, weights.layout, *buffer))
-      pieces.push_back(std::move(piece));
+absl::Status RunState::Restore(const std::string& path, const Recipe& recipe) {
+  return Spread(ReadState(path, recipe));
+}
+
+absl::Status RunState::Reshard(const ParallelContext& place, const std::string& path) {
+  const int64_t step = optimizer->step();
+  absl::Status status = TakePlace(place);
+  if (status.ok()) {
+    const auto checkpoint = Checkpoint::Open(path);
+    status = checkpoint.ok() ? ReadAllTensors(*checkpoint) : checkpoint.status();
   }
+  RETURN_IF_ERROR(Spread(status));
+  optimizer->set_step(step);
+  return absl::OkStatus();
+}
+
+std::vector<TensorPiece> RunState::Pieces() const {
+  std::vector<TensorPiece> pieces;
+  for (const char* const group : kGroups) {
+    for (const ShardLayout::Piece& piece : optimizer->shard().pieces()) {
+      const ParameterSpec& spec = layout_->specs()[piece.parameter];
+      if (spec.holder != 0) continue;
+      for (TensorPiece& written :
+           PiecesOfRun(TensorName(group, spec), spec, piece.begin, View(group, piece)))
+        pieces.push_back(std::move(written));
+    }
+  }
+  return pieces;
+}
+
+Baggage RunState::Texts(const Recipe& recipe) const {
+  RunProgress stored = progress;
+  stored.optimizer_step = optimizer->step();
   Baggage texts = baggage;
   texts[kModelText] = ModelConfigToJson(model_config);
-  texts[kBaseModelText] = ModelConfigToJson(weights.config);
+  texts[kBaseModelText] = ModelConfigToJson(base_config);
   texts[kTokenizerText] = tokenizer;
   texts[kRecipeText] = RecipeText(recipe);
-  texts[kProgressText] = ProgressText(progress);
-  return WriteCheckpoint(path, ShareOut(pieces, ranks.rank(), ranks.size()), texts, ranks,
-                         workspace.execution());
+  texts[kProgressText] = ProgressText(stored);
+  return texts;
+}
+
+absl::Status RunState::Save(const std::string& path, const Recipe& recipe) {
+  return WriteCheckpoint(path, Pieces(), Texts(recipe), parallel->world(), workspace.execution());
 }
 
 }  // namespace salamander

@@ -62,6 +62,11 @@ absl::StatusOr<ModelConfig> StageModelConfig(const ModelConfig& base, const Stag
   return config;
 }
 
+absl::StatusOr<MeshShape> MeshOf(const StageConfig& stage, int ranks) {
+  return FitMesh(ranks, static_cast<int>(stage.context_parallel),
+                 static_cast<int>(stage.tensor_parallel));
+}
+
 ParameterPolicy PolicyFor(const StageConfig& stage, const OptimizerConfig& optimizer,
                           const ParameterSpec& spec) {
   const bool decays = spec.kind == ParameterKind::kMatrix || spec.kind == ParameterKind::kHead;

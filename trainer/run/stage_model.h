@@ -9,6 +9,7 @@
 
 #include "model/conversion/transfer.h"
 #include "model/model_tensors.h"
+#include "model/parallel/mesh.h"
 #include "model/recomputation.h"
 #include "model/transformer.h"
 #include "trainer/config/recipe.h"
@@ -21,6 +22,9 @@ namespace salamander {
 // kept layers. Parameters stay the same. Fails where a switch does not fit the model (sparse
 // attention in a model without kept layers, say).
 absl::StatusOr<ModelConfig> StageModelConfig(const ModelConfig& base, const StageConfig& stage);
+
+// How the stage lays so many ranks out. Fails where its axes do not divide them.
+absl::StatusOr<MeshShape> MeshOf(const StageConfig& stage, int ranks);
 
 // Whether and how a parameter trains. Norms, embeddings and their like decay only where a group
 // says so.

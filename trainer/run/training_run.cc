@@ -64,8 +64,7 @@ class TrainingRun {
     std::string last_checkpoint;       // empty: from the start
     std::optional<MemoryPlan> memory;  // not known beforehand on the CPU
   };
-  static absl::StatusOr<std::unique_ptr<TrainingRun>> Open(const Recipe& recipe, RunData data,
-                                                           Place place);
+  static std::unique_ptr<TrainingRun> Open(const Recipe& recipe, RunData data, Place place);
   absl::StatusOr<RunEnd> Run();
 
  private:
@@ -90,17 +89,22 @@ class TrainingRun {
   const ExecutionContext& execution() const { return workspace_.execution(); }
 
   absl::Status Resume();
+  absl::Status TakeState();
+  absl::Status TakeBuffers();
   absl::Status CheckStages() const;
   absl::Status PrepareDirectory();
   absl::Status SaveCheckpoint();
 
   absl::StatusOr<std::unique_ptr<Stage>> BeginStage();
+  absl::StatusOr<MeshShape> ShapeAt(int64_t stage) const;
+  absl::StatusOr<std::unique_ptr<ParallelContext>> MakeParallel(const MeshShape& shape);
   absl::Status LayOut();
   absl::StatusOr<bool> RunStage(Stage& stage);  // false: asked to stop
   absl::Status RunStep(Stage& stage);
   absl::Status LogStep(Stage& stage, const StepResult& result, double learning_rate,
                        double seconds);
   absl::Status Evaluate(Stage& stage, bool at_end);
+  absl::StatusOr<PackedStream> HeldOutShare(const Stage& stage, int64_t index);
   absl::StatusOr<double> HeldOutObjective(const Stage& stage);
   absl::StatusOr<bool> IsSaveLate();
   absl::Status EndStage(Stage& stage);
@@ -114,10 +118,10 @@ class TrainingRun {
   std::optional<MemoryPlan> memory_;
   Workspace workspace_;
   RunData data_;
+  std::unique_ptr<ParallelContext> parallel_;  // of the stage laid out last
   std::unique_ptr<RunState> state_;
   std::optional<ParameterBuffer> gradients_;
   std::optional<DeviceModel> teacher_;
-  std::optional<ParallelContext> parallel_;  // of the stage laid out last
   std::optional<MetricsLog> metrics_;
   StopSignal stop_;
   int skipped_in_a_row_ = 0;
@@ -139,20 +143,40 @@ struct TrainingRun::Stage {
   ProgressDisplay display;
 };
 
-absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Open(const Recipe& recipe, RunData data,
-                                                               Place place) {
-  DeviceSession& session = place.session;
-  std::unique_ptr<TrainingRun> run(new TrainingRun(recipe, std::move(data), std::move(place)));
-  ASSIGN_OR_RETURN(run->state_, RunState::Begin(recipe, run->data_, run->workspace_));
-  const ModelWeights& weights = run->state_->weights;
-  ASSIGN_OR_RETURN(run->gradients_,
-                   ParameterBuffer::Create(weights.layout, DType::kFloat32, session));
-  if (!recipe.teacher.empty()) {
-    ASSIGN_OR_RETURN(LoadedModel teacher, LoadModel(recipe.teacher));
-    ASSIGN_OR_RETURN(run->teacher_,
-                     DeviceModel::Taking(std::move(teacher.weights), run->workspace_));
+std::unique_ptr<TrainingRun> TrainingRun::Open(const Recipe& recipe, RunData data, Place place) {
+  return std::unique_ptr<TrainingRun>(new TrainingRun(recipe, std::move(data), std::move(place)));
+}
+
+// The layout of the stage under way comes first: every rank loads its part alone.
+absl::Status TrainingRun::TakeState() {
+  RunProgress progress;
+  if (!last_checkpoint_.empty()) {
+    const auto stored = LoadProgress(last_checkpoint_);
+    RETURN_IF_ERROR(AgreeOnStatus(world_, stored.status()));
+    progress = *stored;
   }
-  return run;
+  ASSIGN_OR_RETURN(const MeshShape shape, ShapeAt(progress.stage));
+  ASSIGN_OR_RETURN(parallel_, MakeParallel(shape));
+  if (last_checkpoint_.empty()) {
+    ASSIGN_OR_RETURN(state_, RunState::Begin(recipe_, data_, workspace_, *parallel_));
+  } else {
+    auto blank = RunState::Blank(recipe_, data_, workspace_, *parallel_);
+    RETURN_IF_ERROR(AgreeOnStatus(world_, blank.status()));
+    state_ = *std::move(blank);
+    RETURN_IF_ERROR(state_->Restore(last_checkpoint_, recipe_));
+  }
+  return AgreeOnStatus(world_, TakeBuffers());
+}
+
+// What else is of the layout's shapes.
+absl::Status TrainingRun::TakeBuffers() {
+  DeviceSession& session = workspace_.session();
+  ASSIGN_OR_RETURN(gradients_, ParameterBuffer::Create(state_->layout(), DType::kFloat32, session));
+  if (recipe_.teacher.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(LoadedModel teacher, LoadModel(recipe_.teacher, state_->layout().shard()));
+  ASSIGN_OR_RETURN(DeviceModel model, DeviceModel::Taking(std::move(teacher.weights), workspace_));
+  teacher_.emplace(std::move(model));
+  return absl::OkStatus();
 }
 
 absl::Status TrainingRun::PrepareDirectory() {
@@ -168,8 +192,7 @@ absl::Status TrainingRun::PrepareDirectory() {
 }
 
 absl::Status TrainingRun::Resume() {
-  if (!last_checkpoint_.empty())
-    RETURN_IF_ERROR(AgreeOnStatus(world_, state_->Restore(last_checkpoint_, recipe_)));
+  RETURN_IF_ERROR(TakeState());
   RETURN_IF_ERROR(AgreeOnStatus(world_, CheckStages()));
   RETURN_IF_ERROR(AgreeOnStatus(world_, PrepareDirectory()));
   if (!last_checkpoint_.empty()) LogInfo(absl::StrCat("going on from ", last_checkpoint_));
@@ -180,7 +203,7 @@ absl::Status TrainingRun::Resume() {
 absl::Status TrainingRun::CheckStages() const {
   for (auto index = static_cast<size_t>(state_->progress.stage); index < recipe_.stages.size();
        ++index) {
-    RETURN_IF_ERROR(StageModelConfig(state_->weights.config, recipe_.stages[index]).status());
+    RETURN_IF_ERROR(StageModelConfig(state_->base_config, recipe_.stages[index]).status());
   }
   return absl::OkStatus();
 }
@@ -195,7 +218,7 @@ absl::Status TrainingRun::SaveCheckpoint() {
   RETURN_IF_ERROR(world_.AllReduceMax(absl::MakeSpan(exists)));
   if (exists[0] != 0) return absl::OkStatus();
 
-  RETURN_IF_ERROR(state_->Save(path, recipe_, world_));
+  RETURN_IF_ERROR(state_->Save(path, recipe_));
   LogInfo(absl::StrCat("saved ", path));
   const CheckpointConfig& config = recipe_.checkpoint;
   return AgreeOnStatus(world_, is_first() ? PruneCheckpoints(CheckpointDirectory(),
@@ -211,7 +234,7 @@ absl::Status TrainingRun::WriteMetrics(const std::string& kind, const Metrics& m
 
 absl::StatusOr<std::unique_ptr<TrainingRun::Stage>> TrainingRun::BeginStage() {
   const StageConfig& config = stage_config();
-  ASSIGN_OR_RETURN(state_->model_config, StageModelConfig(state_->weights.config, config));
+  ASSIGN_OR_RETURN(state_->model_config, StageModelConfig(state_->base_config, config));
   const auto policy = [&](const ParameterSpec& spec) {
     return PolicyFor(config, recipe_.optimizer, spec);
   };
@@ -224,13 +247,12 @@ absl::StatusOr<std::unique_ptr<TrainingRun::Stage>> TrainingRun::BeginStage() {
   const int64_t micro_tokens = std::max(config.micro_batch_tokens, config.sequence_length);
   std::unique_ptr<Stage> stage(new Stage{
       .config = config,
-      .model = Transformer(
-          state_->model_config,
-          BindTensors(state_->weights.config, state_->weights.layout, state_->read_weights())),
+      .model = Transformer(state_->model_config,
+                           BindTensors(state_->base_config, state_->layout(), state_->weights())),
       .objective = nullptr,
       .micro_batch = workspace_.session().NewReplay(),
       .gradients =
-          BindTrainable(state_->weights.config, state_->weights.layout, *gradients_,
+          BindTrainable(state_->base_config, state_->layout(), *gradients_,
                         [&](const ParameterSpec& spec) { return policy(spec).is_trainable; }),
       .sequences = nullptr,
       .held_out = nullptr,
@@ -250,19 +272,39 @@ absl::StatusOr<std::unique_ptr<TrainingRun::Stage>> TrainingRun::BeginStage() {
   return stage;
 }
 
-// Divides the ranks as the stage asks. Communicators are made anew only where the shape changes.
-absl::Status TrainingRun::LayOut() {
-  const StageConfig& stage = stage_config();
-  ASSIGN_OR_RETURN(const MeshShape shape,
-                   FitMesh(world_.size(), static_cast<int>(stage.context_parallel),
-                           static_cast<int>(stage.tensor_parallel)));
-  if (parallel_.has_value() && parallel_->shape() == shape) return absl::OkStatus();
-  ASSIGN_OR_RETURN(parallel_, ParallelContext::Create(world_, shape, execution()));
-  if (shape.data > 1) {
-    LogInfo(absl::StrCat("gradients of ", shape.data, " ranks are summed by ",
-                         parallel_->data().transport()));
+// How stage `stage` lays the ranks out; after the last one, as that did.
+absl::StatusOr<MeshShape> TrainingRun::ShapeAt(int64_t stage) const {
+  const auto last = static_cast<int64_t>(recipe_.stages.size()) - 1;
+  return MeshOf(recipe_.stages[static_cast<size_t>(std::min(stage, last))], world_.size());
+}
+
+absl::StatusOr<std::unique_ptr<ParallelContext>> TrainingRun::MakeParallel(const MeshShape& shape) {
+  ASSIGN_OR_RETURN(ParallelContext parallel, ParallelContext::Create(world_, shape, execution()));
+  if (shape.ranks() > 1) {
+    LogInfo(absl::StrCat("ranks: data ", shape.data, " x context ", shape.context, " x tensor ",
+                         shape.tensor, "; gradients of ", parallel.replicas().size(),
+                         " are summed by ", parallel.replicas().transport()));
   }
-  return absl::OkStatus();
+  return std::make_unique<ParallelContext>(std::move(parallel));
+}
+
+// Divides the ranks as the stage asks. Where that is another way than before, weights and moments
+// go through the checkpoint that the stage before ended with, and all that a rank holds is taken
+// anew.
+absl::Status TrainingRun::LayOut() {
+  ASSIGN_OR_RETURN(const MeshShape shape, ShapeAt(state_->progress.stage));
+  if (parallel_->shape() == shape) return absl::OkStatus();
+  workspace_.ReleaseArena();
+  gradients_.reset();
+  teacher_.reset();
+  ASSIGN_OR_RETURN(auto next, MakeParallel(shape));
+  const std::string path =
+      absl::StrCat(CheckpointDirectory(), "/", CheckpointName(state_->progress.global_step));
+  RETURN_IF_ERROR(state_->Reshard(*next, path));
+  parallel_ = std::move(next);
+  RETURN_IF_ERROR(AgreeOnStatus(world_, TakeBuffers()));
+  RETURN_IF_ERROR(workspace_.ReserveArena(world_));
+  return AgreeOnStatus(world_, CheckArena());
 }
 
 absl::Status TrainingRun::RunStep(Stage& stage) {
@@ -272,15 +314,14 @@ absl::Status TrainingRun::RunStep(Stage& stage) {
   const double learning_rate = LearningRateAt(stage.config.ScheduleInSteps(),
                                               state_->progress.stage_step, stage.config.steps());
   const auto start = std::chrono::steady_clock::now();
-  const StepResources resources{
-      .execution = execution(),
-      .data_ranks = parallel_->data(),
-      .weights = state_->weights.buffer,
-      .gradients = *gradients_,
-      .gradient_views = stage.gradients,
-      .optimizer = *state_->optimizer,
-      .micro_batch = *stage.micro_batch,
-      .rounded = state_->rounded.has_value() ? &*state_->rounded : nullptr};
+  const StepResources resources{.execution = execution(),
+                                .parallel = *parallel_,
+                                .layout = state_->layout(),
+                                .weights = state_->weights(),
+                                .gradients = *gradients_,
+                                .gradient_views = stage.gradients,
+                                .optimizer = *state_->optimizer,
+                                .micro_batch = *stage.micro_batch};
   const auto sequence_at = [&](int64_t n) { return stage.sequences->Sequence(n); };
   ASSIGN_OR_RETURN(const StepResult result,
                    RunTrainStep(resources, *stage.objective, sequence_at,
@@ -329,13 +370,19 @@ absl::Status TrainingRun::LogStep(Stage& stage, const StepResult& result, double
   return WriteMetrics("step", metrics);
 }
 
+absl::StatusOr<PackedStream> TrainingRun::HeldOutShare(const Stage& stage, int64_t index) {
+  ASSIGN_OR_RETURN(PackedStream sequence, stage.held_out->Sequence(index));
+  return ShareOfContext(std::move(sequence), *parallel_);
+}
+
 // The stage's own loss on held-out sequences: for alignment the next token says nothing.
 absl::StatusOr<double> TrainingRun::HeldOutObjective(const Stage& stage) {
   std::array<double, 2> sums = {0.0, 0.0};
   const int64_t count = std::min(recipe_.evaluation.sequences, stage.held_out->size());
   absl::Status status;
-  for (int64_t index = world_.rank(); index < count && status.ok(); index += world_.size()) {
-    auto sequence = stage.held_out->Sequence(index);
+  const Communicator& data = parallel_->data();
+  for (int64_t index = data.rank(); index < count && status.ok(); index += data.size()) {
+    auto sequence = HeldOutShare(stage, index);
     status = sequence.status();
     if (!status.ok()) break;
     const auto loss = SumLoss(execution(), *stage.objective, absl::MakeConstSpan(&*sequence, 1));
@@ -345,7 +392,7 @@ absl::StatusOr<double> TrainingRun::HeldOutObjective(const Stage& stage) {
     sums[1] += loss->row_weights;
   }
   RETURN_IF_ERROR(AgreeOnStatus(world_, status));
-  RETURN_IF_ERROR(world_.AllReduceSum(absl::MakeSpan(sums)));
+  RETURN_IF_ERROR(parallel_->replicas().AllReduceSum(absl::MakeSpan(sums)));
   return sums[0] / sums[1];
 }
 
@@ -358,17 +405,20 @@ absl::Status TrainingRun::Evaluate(Stage& stage, bool at_end) {
   const Scored scored{.execution = execution(), .model = stage.model};
   if (stage.config.objective != ObjectiveKind::kAlign) {
     const int64_t count = std::min(recipe_.evaluation.sequences, stage.held_out->size());
-    ASSIGN_OR_RETURN(
-        const TokenScores scores,
-        ScoreStreams(
-            scored, [&](int64_t index) { return stage.held_out->Sequence(index); }, count, world_));
+    ASSIGN_OR_RETURN(const TokenScores scores,
+                     ScoreStreams(
+                         scored, [&](int64_t index) { return HeldOutShare(stage, index); }, count,
+                         ScoringRanks(*parallel_)));
     metrics.emplace_back("held_out_loss", scores.loss());
     metrics.emplace_back("held_out_accuracy", scores.accuracy());
     absl::StrAppend(&line, ", loss ", Short(scores.loss()));
   }
   if (at_end && stage.recall != nullptr && stage.config.objective != ObjectiveKind::kAlign) {
+    const auto share = [&](PackedStream sample) {
+      return ShareOfContext(std::move(sample), *parallel_);
+    };
     ASSIGN_OR_RETURN(const std::vector<RecallRow> rows,
-                     MeasureRecall(scored, *stage.recall, world_));
+                     MeasureRecall(scored, *stage.recall, ScoringRanks(*parallel_), share));
     for (const RecallRow& row : rows) {
       metrics.emplace_back(absl::StrCat("recall_", row.cell.length), row.scores.accuracy());
       absl::StrAppend(&line, ", recall at ", row.cell.length, " ", Short(row.scores.accuracy()));
@@ -450,8 +500,7 @@ absl::Status TrainingRun::CheckArena() const {
 
 absl::StatusOr<RunEnd> TrainingRun::Run() {
   RETURN_IF_ERROR(Resume());
-  // Communicators hold memory of the device, and the arena takes what is left.
-  if (has_stage_left()) RETURN_IF_ERROR(LayOut());
+  // The arena takes what weights, state and communicators leave of the device.
   RETURN_IF_ERROR(workspace_.ReserveArena(world_));
   RETURN_IF_ERROR(AgreeOnStatus(world_, CheckArena()));
   if (workspace_.session().device().kind == DeviceKind::kCuda) {
@@ -460,9 +509,9 @@ absl::StatusOr<RunEnd> TrainingRun::Run() {
     peak_flops_per_second_ = *peak;
   }
   while (has_stage_left()) {
+    RETURN_IF_ERROR(LayOut());
     auto stage = BeginStage();
     RETURN_IF_ERROR(AgreeOnStatus(world_, stage.status()));
-    RETURN_IF_ERROR(LayOut());
     ASSIGN_OR_RETURN(const bool is_done, RunStage(**stage));
     if (!is_done) {
       LogInfo("stopped as asked; the same command goes on from here");
@@ -479,7 +528,7 @@ absl::StatusOr<RunEnd> TrainingRun::Run() {
 
 // Whether the models go together and, on a GPU, they and the passes still to come fit its memory.
 absl::StatusOr<std::optional<MemoryPlan>> PlanRun(const Recipe& recipe, const RunData& data,
-                                                  const std::string& last_checkpoint,
+                                                  const std::string& last_checkpoint, int ranks,
                                                   DeviceSession& session) {
   ASSIGN_OR_RETURN(const RunModels models, ModelsOf(recipe, data));
   if (session.device().kind == DeviceKind::kCpu) return std::nullopt;
@@ -487,7 +536,7 @@ absl::StatusOr<std::optional<MemoryPlan>> PlanRun(const Recipe& recipe, const Ru
   if (!last_checkpoint.empty()) {
     ASSIGN_OR_RETURN(progress, LoadProgress(last_checkpoint));
   }
-  ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(recipe, models, progress.stage, session));
+  ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(recipe, models, progress.stage, ranks, session));
   ASSIGN_OR_RETURN(const int64_t share, ShareOfDevice(session));
   RETURN_IF_ERROR(CheckFits(plan, share, session.name()));
   return plan;
@@ -501,12 +550,10 @@ absl::StatusOr<RunEnd> RunRecipe(const Recipe& recipe, DeviceSession& session,
   RETURN_IF_ERROR(AgreeOnStatus(world, data.status()));
   ASSIGN_OR_RETURN(const std::string last, LastCheckpoint(recipe, world));
   // Every rank has seen that the run fits before one takes memory.
-  auto memory = PlanRun(recipe, *data, last, session);
+  auto memory = PlanRun(recipe, *data, last, world.size(), session);
   RETURN_IF_ERROR(AgreeOnStatus(world, memory.status()));
-  auto run =
-      TrainingRun::Open(recipe, *std::move(data), {session, world, last, *std::move(memory)});
-  RETURN_IF_ERROR(AgreeOnStatus(world, run.status()));
-  return (*run)->Run();
+  return TrainingRun::Open(recipe, *std::move(data), {session, world, last, *std::move(memory)})
+      ->Run();
 }
 
 }  // namespace salamander

@@ -88,4 +88,9 @@ absl::Status Workspace::ReserveArena(Communicator& world) {
   return AgreeOnStatus(world, status);
 }
 
+void Workspace::ReleaseArena() {
+  SALAMANDER_CHECK(arena_.used_bytes() == 0) << "a pass is using the arena";
+  arena_ = Arena::Adopt(nullptr, 0, nullptr);
+}
+
 }  // namespace salamander

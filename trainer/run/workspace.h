@@ -43,6 +43,9 @@ class Workspace {
   // for as much as the machine has: pages cost nothing until a pass touches them. Collective.
   absl::Status ReserveArena(Communicator& world);
 
+  // Gives the arena's memory back, for what else changes its size. Requires: nothing is in it.
+  void ReleaseArena();
+
  private:
   DeviceSession& session_;
   Arena arena_ = Arena::Adopt(nullptr, 0, nullptr);

@@ -1,5 +1,7 @@
 // AdamW over a model's trainable parameters: fp32 masters and moments, parameter groups with their
-// own learning-rate multiplier and decay, clipping by the global norm.
+// own learning-rate multiplier and decay, clipping by the global norm. Ranks that hold the same
+// weights share the state out: each keeps that of its shard, updates it, and gives it to the others
+// (model/shard_layout.h).
 #ifndef TRAINER_STEP_OPTIMIZER_H_
 #define TRAINER_STEP_OPTIMIZER_H_
 
@@ -9,8 +11,11 @@
 
 #include "absl/status/statusor.h"
 
+#include "kernels/adamw.h"
 #include "kernels/base/execution_context.h"
+#include "model/parallel/parallel_context.h"
 #include "model/parameters.h"
+#include "model/shard_layout.h"
 
 namespace salamander {
 
@@ -31,9 +36,15 @@ using PolicyOf = std::function<ParameterPolicy(const ParameterSpec&)>;
 
 class Optimizer {
  public:
-  // Moments for every parameter of the layout on the session's device, zero; which of them move is
-  // the stage's matter.
-  static absl::StatusOr<Optimizer> Create(const ParameterLayout& layout, DeviceSession& session);
+  // Moments for every element of the shard on the session's device, zero; which of them move is the
+  // stage's matter. Masters, zero as well, where the device computes in less than fp32; elsewhere
+  // the weights are their own. The layout outlives the optimizer.
+  static absl::StatusOr<Optimizer> Create(const ParameterLayout& layout, ShardLayout shard,
+                                          DeviceSession& session);
+  // Of a rank that has the weights to itself.
+  static absl::StatusOr<Optimizer> Create(const ParameterLayout& layout, DeviceSession& session) {
+    return Create(layout, ShardLayout(layout, 0, 1), session);
+  }
 
   // The stage's choice: hyperparameters, and a policy for each parameter.
   void Configure(const AdamWHyperparameters& hyperparameters, const PolicyOf& policy);
@@ -47,28 +58,39 @@ class Optimizer {
   };
   // What a step reads and changes, all of one layout and on the device.
   struct Buffers {
-    const ParameterBuffer& weights;            // fp32 masters
-    const ParameterBuffer& gradients;          // fp32
-    const ParameterBuffer* rounded = nullptr;  // bf16, receives the new weights; or null
+    const ParameterBuffer& weights;    // what the model's passes read
+    const ParameterBuffer& gradients;  // fp32, of this rank's tokens; spent
   };
-  // One step. A norm that is not finite leaves everything as it was. Waits at its end.
+  // One step, by the gradients' sum over the replicas. A norm that is not finite leaves everything
+  // as it was. Collective over the ranks of `parallel`; null: alone. Waits at its end.
   absl::StatusOr<Update> Step(const ExecutionContext& execution, double learning_rate,
-                              const Buffers& buffers);
+                              const Buffers& buffers, const ParallelContext* parallel = nullptr);
+
+  // All ranks' masters to all ranks' weights. Collective as Step is; waits for nothing.
+  absl::Status SpreadMasters(const ExecutionContext& execution, const ParameterBuffer& weights,
+                             const ParallelContext* parallel = nullptr) const;
 
   int64_t step() const { return step_; }
   void set_step(int64_t step) { step_ = step; }
-  const ParameterBuffer& first_moment() const { return first_moment_; }
-  const ParameterBuffer& second_moment() const { return second_moment_; }
+  const ShardLayout& shard() const { return shard_; }
+  // Of the shard, in its order.
+  TensorView first_moment() const { return first_moment_; }
+  TensorView second_moment() const { return second_moment_; }
+  // A piece of the masters, wherever they are.
+  TensorView Masters(const ParameterBuffer& weights, const ShardLayout::Piece& piece) const;
 
  private:
-  Optimizer(const ParameterLayout& layout, ParameterBuffer first_moment,
-            ParameterBuffer second_moment)
-      : layout_(&layout),
-        first_moment_(std::move(first_moment)),
-        second_moment_(std::move(second_moment)) {}
+  Optimizer(const ParameterLayout& layout, ShardLayout shard, Arena memory, bool has_masters);
+
+  absl::Status SumSquares(const ExecutionContext& execution, const ParameterBuffer& gradients,
+                          const ParallelContext* parallel, const TensorView& squares) const;
+  std::vector<AdamWTensor> Tensors(double learning_rate, const Buffers& buffers) const;
 
   const ParameterLayout* layout_;
-  ParameterBuffer first_moment_, second_moment_;
+  ShardLayout shard_;
+  Arena memory_;
+  TensorView first_moment_, second_moment_;  // [shard] fp32
+  TensorView masters_;                       // the same; empty where the weights are fp32
   AdamWHyperparameters hyperparameters_;
   std::vector<ParameterPolicy> policies_;  // one a parameter, in layout order
   int64_t step_ = 0;                       // updates since the moments were zero

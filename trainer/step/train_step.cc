@@ -10,14 +10,16 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/memory.h"
+#include "model/shared_gradients.h"
 
 namespace salamander {
 namespace {
 
-// This rank's sequences of the batch, cut into micro-batches.
+// The sequences of this rank's data rank, cut into micro-batches.
 absl::StatusOr<std::vector<PackedStream>> ReadMicroBatches(const SequenceAt& sequence_at,
                                                            int64_t first, int64_t count,
-                                                           int64_t sequences_per_micro) {
+                                                           int64_t sequences_per_micro,
+                                                           const ParallelContext& parallel) {
   std::vector<PackedStream> micro_batches;
   for (int64_t begin = 0; begin < count; begin += sequences_per_micro) {
     std::vector<PackedStream> sequences;
@@ -25,7 +27,8 @@ absl::StatusOr<std::vector<PackedStream>> ReadMicroBatches(const SequenceAt& seq
       ASSIGN_OR_RETURN(PackedStream sequence, sequence_at(first + index));
       sequences.push_back(std::move(sequence));
     }
-    micro_batches.push_back(Concatenate(sequences));
+    ASSIGN_OR_RETURN(PackedStream share, ShareOfContext(Concatenate(sequences), parallel));
+    micro_batches.push_back(std::move(share));
   }
   return micro_batches;
 }
@@ -47,6 +50,8 @@ absl::StatusOr<double> AccumulateAll(const StepResources& resources, const Objec
   const TensorView loss_sum = execution.arena->Tensor(DType::kFloat64, {1});
   RETURN_IF_ERROR(Zero(execution, loss_sum));
   RETURN_IF_ERROR(Zero(execution, resources.gradients.Flat()));
+  const bool has_collectives =
+      resources.parallel.tensor().size() > 1 || resources.parallel.context().size() > 1;
   for (const PackedStream& stream : micro_batches) {
     const auto accumulate = [&] {
       return objective.Accumulate({.execution = execution,
@@ -55,7 +60,7 @@ absl::StatusOr<double> AccumulateAll(const StepResources& resources, const Objec
                                    .gradients = &resources.gradient_views,
                                    .loss_sum = loss_sum});
     };
-    RETURN_IF_ERROR(resources.micro_batch.Run(accumulate));
+    RETURN_IF_ERROR(has_collectives ? accumulate() : resources.micro_batch.Run(accumulate));
   }
   double sum = 0.0;
   RETURN_IF_ERROR(CopyToHost(execution, loss_sum, &sum));
@@ -64,22 +69,29 @@ absl::StatusOr<double> AccumulateAll(const StepResources& resources, const Objec
 
 }  // namespace
 
+absl::StatusOr<PackedStream> ShareOfContext(PackedStream stream, const ParallelContext& parallel) {
+  if (parallel.context().size() == 1) return stream;
+  return absl::UnimplementedError("streams are not cut into slices for context ranks yet");
+}
+
 absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Objective& objective,
                                         const SequenceAt& sequence_at, int64_t first_sequence,
                                         const BatchShape& batch, double learning_rate) {
-  Communicator& ranks = resources.data_ranks;
-  const int64_t share = batch.sequences / ranks.size();
-  SALAMANDER_CHECK(share * ranks.size() == batch.sequences)
-      << batch.sequences << " sequences on " << ranks.size() << " ranks";
-  auto read = ReadMicroBatches(sequence_at, first_sequence + ranks.rank() * share, share,
-                               batch.sequences_per_micro);
-  RETURN_IF_ERROR(AgreeOnStatus(ranks, read.status()));
+  const ParallelContext& parallel = resources.parallel;
+  const Communicator& data = parallel.data();
+  const int64_t share = batch.sequences / data.size();
+  SALAMANDER_CHECK(share * data.size() == batch.sequences)
+      << batch.sequences << " sequences on " << data.size() << " ranks";
+  auto read = ReadMicroBatches(sequence_at, first_sequence + data.rank() * share, share,
+                               batch.sequences_per_micro, parallel);
+  RETURN_IF_ERROR(AgreeOnStatus(parallel.world(), read.status()));
   const std::vector<PackedStream> micro_batches = *std::move(read);
 
+  // Tensor ranks hold the same sums.
   std::array<double, 2> weights = {SumRowWeights(objective, micro_batches), 0.0};
   for (const PackedStream& stream : micro_batches)
     weights[1] += objective.Flops(stream, resources.gradient_views);
-  RETURN_IF_ERROR(ranks.AllReduceSum(absl::MakeSpan(weights)));
+  RETURN_IF_ERROR(parallel.replicas().AllReduceSum(absl::MakeSpan(weights)));
   if (!(weights[0] > 0)) {
     return absl::FailedPreconditionError(
         absl::StrCat("sequences ", first_sequence, " to ", first_sequence + batch.sequences - 1,
@@ -88,20 +100,21 @@ absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Ob
 
   const auto sum = AccumulateAll(resources, objective, micro_batches, 1.0 / weights[0]);
   // A rank that fails sends no gradients, and the others must not wait for them.
-  RETURN_IF_ERROR(AgreeOnStatus(ranks, sum.status()));
+  RETURN_IF_ERROR(AgreeOnStatus(parallel.world(), sum.status()));
   std::array<double, 1> loss = {*sum};
-  RETURN_IF_ERROR(ranks.AllReduceSum(absl::MakeSpan(loss)));
-  RETURN_IF_ERROR(ranks.AllReduceSum(resources.gradients.Flat()));
+  RETURN_IF_ERROR(parallel.replicas().AllReduceSum(absl::MakeSpan(loss)));
 
   // Every rank sees the same sums, so every rank takes the same branch.
   StepResult result{.loss = loss[0] / weights[0], .row_weights = weights[0], .flops = weights[1]};
   result.is_finite = std::isfinite(result.loss);
   if (!result.is_finite) return result;
-  ASSIGN_OR_RETURN(const Optimizer::Update update,
-                   resources.optimizer.Step(resources.execution, learning_rate,
-                                            {.weights = resources.weights,
-                                             .gradients = resources.gradients,
-                                             .rounded = resources.rounded}));
+  RETURN_IF_ERROR(
+      SumSharedGradients(resources.execution, resources.layout, resources.gradients, parallel));
+  ASSIGN_OR_RETURN(
+      const Optimizer::Update update,
+      resources.optimizer.Step(resources.execution, learning_rate,
+                               {.weights = resources.weights, .gradients = resources.gradients},
+                               &parallel));
   result.gradient_norm = update.gradient_norm;
   result.is_finite = update.is_finite;
   return result;

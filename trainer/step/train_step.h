@@ -1,7 +1,8 @@
 // One optimizer step on one rank: its share of the global batch through the objective, micro-batch
-// by micro-batch, the gradients summed over the data-parallel ranks, one update. The loss is the
-// sum over the global batch divided by the global sum of row weights, so it does not depend on how
-// many ranks or micro-batches the batch was cut into.
+// by micro-batch, then one update of all ranks together. Data ranks take other sequences, context
+// ranks the slices of the same ones, tensor ranks see the same tokens. The loss is the sum over the
+// global batch divided by the global sum of row weights, so it does not depend on how many ranks or
+// micro-batches the batch was cut into.
 #ifndef TRAINER_STEP_TRAIN_STEP_H_
 #define TRAINER_STEP_TRAIN_STEP_H_
 
@@ -12,7 +13,7 @@
 
 #include "data/sequences/packed_stream.h"
 #include "kernels/device.h"
-#include "model/parallel/communicator.h"
+#include "model/parallel/parallel_context.h"
 #include "trainer/step/objective.h"
 #include "trainer/step/optimizer.h"
 
@@ -20,6 +21,9 @@ namespace salamander {
 
 // Sequence n of the stage.
 using SequenceAt = std::function<absl::StatusOr<PackedStream>(int64_t n)>;
+
+// What this rank computes of a stream that its data rank reads: its context rank's slice.
+absl::StatusOr<PackedStream> ShareOfContext(PackedStream stream, const ParallelContext& parallel);
 
 struct BatchShape {
   int64_t sequences = 0;            // of the global batch; a multiple of the data ranks
@@ -36,16 +40,19 @@ struct StepResult {
 
 struct StepResources {
   const ExecutionContext& execution;
-  Communicator& data_ranks;            // for tensors of the execution's device
-  const ParameterBuffer& weights;      // masters
+  const ParallelContext& parallel;     // for tensors of the execution's device
+  const ParameterLayout& layout;       // of the buffers
+  const ParameterBuffer& weights;      // what the model's passes read
   const ParameterBuffer& gradients;    // scratch: zeroed first
   const ModelTensors& gradient_views;  // the trainable part of it
   Optimizer& optimizer;
-  Replay& micro_batch;  // through which each one is enqueued: those cut alike are one graph on CUDA
-  const ParameterBuffer* rounded = nullptr;  // what the model reads, where that is not the masters
+  // Through which each micro-batch without collectives is enqueued: those cut alike are one graph
+  // on CUDA.
+  Replay& micro_batch;
 };
 
-// Collective over the data ranks. Sequences [first, first + batch.sequences) make the batch.
+// Collective over the world of `parallel`. Sequences [first, first + batch.sequences) make the
+// batch.
 absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Objective& objective,
                                         const SequenceAt& sequence_at, int64_t first_sequence,
                                         const BatchShape& batch, double learning_rate);

@@ -1,0 +1,162 @@
+// The optimizer's state shared out over ranks: in every layout a step gives each element the bits
+// that one rank gives it, where the sums of gradients are exact.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+
+#include "model/shared_gradients.h"
+#include "tests/distributed/sharded_state.h"
+#include "tests/distributed/world.h"
+#include "tests/model/tiny_model.h"
+#include "tests/support/random_tensor.h"
+#include "tests/support/test_context.h"
+#include "tests/trainer/fake_device.h"
+#include "trainer/step/optimizer.h"
+
+namespace salamander {
+namespace {
+
+// So few that a step takes several, the last one smaller.
+constexpr int64_t kBucketElements = 3000;
+
+std::string NameOf(const MeshShape& shape) {
+  return absl::StrCat("data ", shape.data, " context ", shape.context, " tensor ", shape.tensor);
+}
+
+// Weights and an optimizer of one rank's place in a mesh, and the gradients it would have computed.
+class Place {
+ public:
+  Place(DeviceSession& session, const ParallelContext& parallel)
+      : parallel_(parallel),
+        layout_(SplittableConfig(), {parallel.tensor().rank(), parallel.tensor().size()},
+                parallel.replicas().size()),
+        weights_(*ParameterBuffer::Create(layout_, session.activation_dtype())),
+        gradients_(*ParameterBuffer::Create(layout_, DType::kFloat32)),
+        optimizer_(*Optimizer::Create(layout_,
+                                      ShardLayout(layout_, parallel.replicas().rank(),
+                                                  parallel.replicas().size(), kBucketElements),
+                                      session)) {
+    optimizer_.Configure({.clip_norm = 2.0}, [](const ParameterSpec& spec) {
+      return ParameterPolicy{.is_trainable = spec.role != ParameterRole::kMlp || spec.layer != 1,
+                             .weight_decay = spec.kind == ParameterKind::kMatrix ? 0.1 : 0.0};
+    });
+    for (const ShardLayout::Piece& piece : optimizer_.shard().pieces()) {
+      const ParameterSpec& spec = layout_.specs()[piece.parameter];
+      const TensorView masters = optimizer_.Masters(weights_, piece);
+      for (int64_t index = 0; index < piece.count; ++index)
+        SetElement(masters, index, ExactValue(spec, spec.WholeIndex(piece.begin + index), 1000));
+    }
+    SALAMANDER_CHECK(optimizer_.SpreadMasters(context_, weights_, &parallel).ok());
+  }
+
+  // Of `parts` ranks' gradients those that `mine` says, and of what several ranks hold whole the
+  // share of each.
+  void FillGradients(uint64_t step, int parts, const std::vector<int>& mine, int holders_of_lone) {
+    for (const ParameterSpec& spec : layout_.specs()) {
+      const TensorView gradient = gradients_.View(spec);
+      const int holders = holders_of_lone > 0 ? Holders(spec, holders_of_lone) : spec.holders;
+      for (int64_t index = 0; index < spec.size(); ++index) {
+        float sum = 0.0F;
+        for (const int part : mine) {
+          for (int holder = 0; holder < holders; ++holder) {
+            if (holders_of_lone == 0 && holder != spec.holder) continue;
+            const auto draw = static_cast<uint64_t>(holder * parts + part) + 100 * step;
+            sum += ExactValue(spec, spec.WholeIndex(index), draw);
+          }
+        }
+        SetElement(gradient, index, static_cast<double>(sum));
+      }
+    }
+  }
+  Optimizer::Update Step() {
+    SALAMANDER_CHECK(SumSharedGradients(context_, layout_, gradients_, parallel_).ok());
+    const auto update =
+        optimizer_.Step(context_, 1e-2, {.weights = weights_, .gradients = gradients_}, &parallel_);
+    SALAMANDER_CHECK(update.ok()) << update.status().ToString();
+    return *update;
+  }
+
+  const ParameterLayout& layout() const { return layout_; }
+  const ParameterBuffer& weights() const { return weights_; }
+  const Optimizer& optimizer() const { return optimizer_; }
+
+ private:
+  // Among how many of `ranks` tensor ranks a parameter is whole.
+  static int Holders(const ParameterSpec& spec, int ranks) {
+    return ParameterLayout(SplittableConfig(), {0, ranks}).Find(spec.name)->holders;
+  }
+
+  TestContext context_{int64_t{1} << 28};
+  const ParallelContext& parallel_;
+  ParameterLayout layout_;
+  ParameterBuffer weights_, gradients_;
+  Optimizer optimizer_;
+};
+
+void ExpectSameAsOneRank(DeviceSession& session, const MeshShape& shape) {
+  const TestContext context(int64_t{1} << 28);
+  const auto alone = SingleRankCommunicator();
+  const auto lone_parallel = ParallelContext::Create(*alone, {}, context);
+  const auto parallel = ParallelContext::Create(World(), shape, context);
+  ASSERT_TRUE(lone_parallel.ok() && parallel.ok()) << parallel.status();
+  Place lone(session, *lone_parallel), place(session, *parallel);
+  const int replicas = parallel->replicas().size();
+  std::vector<int> all;
+  for (int part = 0; part < replicas; ++part) all.push_back(part);
+  for (uint64_t step = 0; step < 4; ++step) {
+    lone.FillGradients(step, replicas, all, shape.tensor);
+    place.FillGradients(step, replicas, {parallel->replicas().rank()}, 0);
+    const Optimizer::Update expected = lone.Step();
+    const Optimizer::Update actual = place.Step();
+    EXPECT_EQ(actual.gradient_norm, expected.gradient_norm);
+    EXPECT_GT(expected.gradient_norm, 2.0) << "nothing is clipped";
+  }
+  for (const ParameterSpec& spec : place.layout().specs()) {
+    const ParameterSpec& whole = *lone.layout().Find(spec.name);
+    for (int64_t index = 0; index < spec.size(); ++index) {
+      ASSERT_EQ(ElementAt(place.weights().View(spec), index),
+                ElementAt(lone.weights().View(whole), spec.WholeIndex(index)))
+          << spec.name << " " << index;
+    }
+  }
+  for (const ShardLayout::Piece& piece : place.optimizer().shard().pieces()) {
+    const ParameterSpec& spec = place.layout().specs()[piece.parameter];
+    const ParameterSpec& whole = *lone.layout().Find(spec.name);
+    const auto second = place.optimizer().second_moment().Rows(piece.shard_begin, piece.count);
+    const auto expected = lone.optimizer().second_moment().Rows(whole.offset, whole.size());
+    for (int64_t index = 0; index < piece.count; ++index) {
+      ASSERT_EQ(ElementAt(second, index), ElementAt(expected, spec.WholeIndex(piece.begin + index)))
+          << spec.name << " " << index;
+    }
+  }
+}
+
+TEST(OptimizerShardTest, EveryLayoutStepsAsOneRankDoesBitForBit) {
+  for (const MeshShape& shape : MeshesOf(World().size())) {
+    SCOPED_TRACE(NameOf(shape));
+    ExpectSameAsOneRank(CpuSession(), shape);
+  }
+}
+
+TEST(OptimizerShardTest, MastersBesideRoundedWeightsDoToo) {
+  for (const MeshShape& shape : MeshesOf(World().size())) {
+    SCOPED_TRACE(NameOf(shape));
+    FakeDevice device;
+    ExpectSameAsOneRank(device, shape);
+  }
+}
+
+TEST(OptimizerShardTest, StateIsSharedOutEvenlyWithoutARest) {
+  const MeshShape shape{.data = World().size()};
+  const auto parallel = ParallelContext::Create(World(), shape, TestContext());
+  ASSERT_TRUE(parallel.ok());
+  const Place place(CpuSession(), *parallel);
+  EXPECT_EQ(place.optimizer().first_moment().size() * World().size(), place.layout().total_size());
+}
+
+}  // namespace
+}  // namespace salamander

@@ -1,0 +1,26 @@
+// What ranks that hold the same weights tell each other in a step: each receives the gradients'
+// sum over its shard (model/shard_layout.h), and gives its shard's new weights to all. One bucket
+// at a time; enqueued on the context's stream.
+#ifndef TRAINER_STEP_REPLICA_EXCHANGE_H_
+#define TRAINER_STEP_REPLICA_EXCHANGE_H_
+
+#include "absl/status/status.h"
+
+#include "kernels/base/execution_context.h"
+#include "kernels/base/tensor_view.h"
+#include "model/parallel/communicator.h"
+#include "model/shard_layout.h"
+
+namespace salamander {
+
+// The shard's elements of `flat` become their sums over the replicas, in place; what the others
+// hold is spent. Scratch: a part of one bucket.
+absl::Status SumShard(const ExecutionContext& execution, const ShardLayout& shard,
+                      Communicator& replicas, const TensorView& flat);
+
+// Every rank's shard of `flat` becomes every rank's.
+absl::Status GatherShards(const ShardLayout& shard, Communicator& replicas, const TensorView& flat);
+
+}  // namespace salamander
+
+#endif  // TRAINER_STEP_REPLICA_EXCHANGE_H_
