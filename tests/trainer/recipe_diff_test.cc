@@ -100,6 +100,8 @@ TEST(RecipeDiffTest, JudgesEveryKeyOutsideTheStages) {
       {"evaluation.recall_lengths", [](Recipe& r) { r.evaluation.recall_lengths = {512}; },
        kTakesEffect},
       {"checkpoint.keep_last", [](Recipe& r) { r.checkpoint.keep_last = 9; }, kTakesEffect},
+      {"tensor_parallel", [](Recipe& r) { r.tensor_parallel = 2; }, kIgnored},
+      {"context_parallel", [](Recipe& r) { r.context_parallel = 2; }, kIgnored},
       {"log_every_steps", [](Recipe& r) { r.log_every_steps = 1; }, kTakesEffect},
   };
   for (const Case& item : cases) {

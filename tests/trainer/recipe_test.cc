@@ -306,12 +306,30 @@ INSTANTIATE_TEST_SUITE_P(
                  "stages[0].context_parallel: 3; it does not divide the 8 ranks left after "
                  "tensor_parallel=2; use one of 1, 2, 4, 8",
                  16},
+        BadValue{"SlicesDoNotDivide", "batch_tokens: 8K",
+                 "batch_tokens: 8K\n    tensor_parallel: 3\n    context_parallel: 2",
+                 "stages[0].sequence_length: 1024; expected a multiple of context_parallel x "
+                 "tensor_parallel = 2 x 3 of stage distill",
+                 6},
         BadValue{"ContextNotBuilt", "sparse: on", "context_parallel: 2",
                  "stages[1].context_parallel: this version runs data parallel only"},
         BadValue{"RecomputedLayersOfNothing", "sparse: on", "recomputed_layers: [0]",
                  "stages[1].recomputed_layers: is given; it goes with recomputation: attention or "
                  "full"}),
     [](const auto& test) { return test.param.name; });
+
+TEST(RecipeTest, StagesLayTheRanksOutAsTheRunDoesUnlessTheySay) {
+  const std::string text =
+      "tensor_parallel: 4\ncontext_parallel: 2\n" +
+      RecipeWith("  - name: extend\n", "  - name: extend\n    context_parallel: 8\n");
+  const Recipe recipe = Parsed(text);
+  ASSERT_EQ(recipe.stages.size(), 2u);
+  EXPECT_EQ(recipe.stages[0].tensor_parallel, 4);
+  EXPECT_EQ(recipe.stages[0].context_parallel, 2);
+  EXPECT_EQ(recipe.stages[1].tensor_parallel, 4);
+  EXPECT_EQ(recipe.stages[1].context_parallel, 8);
+  EXPECT_EQ(FlattenRecipe(Parsed(RecipeText(recipe))), FlattenRecipe(recipe));
+}
 
 TEST(RecipeTest, ConvertAndSelectStagesReadBackAndKeepTheirOrder) {
   const std::string text = RecipeWith(

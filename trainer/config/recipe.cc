@@ -114,6 +114,18 @@ void VisitCheckpoint(FieldVisitor& v, CheckpointConfig& checkpoint) {
   v.Integer("keep_every", checkpoint.keep_every, Unit::kCount, 0, Need::kOptional);
 }
 
+// A stage begins as the run's own keys say.
+void VisitStages(FieldVisitor& v, Recipe& recipe) {
+  v.Sections("stages", recipe.stages.size(), [&recipe](size_t index) {
+    while (index >= recipe.stages.size()) {
+      StageConfig& stage = recipe.stages.emplace_back();
+      stage.context_parallel = recipe.context_parallel;
+      stage.tensor_parallel = recipe.tensor_parallel;
+    }
+    return [&recipe, index](FieldVisitor& stage) { VisitStage(stage, recipe.stages[index]); };
+  });
+}
+
 }  // namespace
 
 void VisitRecipe(FieldVisitor& v, Recipe& recipe) {
@@ -129,7 +141,9 @@ void VisitRecipe(FieldVisitor& v, Recipe& recipe) {
   v.Text("teacher", recipe.teacher, Need::kOptional);
   v.Map("data", recipe.data, VisitSource);
   v.Section("optimizer", [&](FieldVisitor& nested) { VisitOptimizer(nested, recipe.optimizer); });
-  v.List("stages", recipe.stages, VisitStage);
+  v.Integer("context_parallel", recipe.context_parallel, Unit::kCount, 1, Need::kOptional);
+  v.Integer("tensor_parallel", recipe.tensor_parallel, Unit::kCount, 1, Need::kOptional);
+  VisitStages(v, recipe);
   v.Section("evaluation",
             [&](FieldVisitor& nested) { VisitEvaluation(nested, recipe.evaluation); });
   v.Section("checkpoint",

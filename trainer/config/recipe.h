@@ -105,6 +105,7 @@ struct StageConfig {
   OptimizerState optimizer_state = OptimizerState::kKeep;
   Recomputation recomputation = Recomputation::kNone;
   std::vector<int64_t> recomputed_layers;  // that it is for; empty: all
+  // Ranks that share a sequence, and a model; all others share the batch out.
   int64_t context_parallel = 1;
   int64_t tensor_parallel = 1;
 
@@ -152,6 +153,9 @@ struct Recipe {
   std::string teacher;  // checkpoint or run, for distill
   std::map<std::string, SourceConfig> data;
   OptimizerConfig optimizer;
+  // Of stages that do not say.
+  int64_t context_parallel = 1;
+  int64_t tensor_parallel = 1;
   std::vector<StageConfig> stages;
   EvaluationConfig evaluation;
   CheckpointConfig checkpoint;

@@ -53,6 +53,8 @@ constexpr Rule kRules[] = {
     {"evaluation.*", Effect::kTakesEffect, "from the next evaluation on"},
     {"checkpoint.*", Effect::kTakesEffect, "from the next checkpoint on"},
     {"log_every_steps", Effect::kTakesEffect, kNextStep},
+    {"context_parallel", Effect::kIgnored, "each stage has its own"},
+    {"tensor_parallel", Effect::kIgnored, "each stage has its own"},
     {"stages[*].name", Effect::kTakesEffect, kNextStep},
     {"stages[*].kind", Effect::kRefused, kMeaning},
     {"stages[*].convert.*", Effect::kRefused, kMeaning},

@@ -31,6 +31,7 @@ class RecipeChecker {
   absl::Status CheckStageOrder() const;
   absl::Status CheckTrainStage(const std::string& path, const StageConfig& stage) const;
   absl::Status CheckParallel(const std::string& path, const StageConfig& stage) const;
+  absl::Status CheckSlices(const std::string& path, int64_t length, const StageConfig& stage) const;
   absl::Status CheckBatch(const std::string& path, const StageConfig& stage) const;
   absl::Status CheckSchedule(const std::string& path, const StageConfig& stage) const;
   absl::Status CheckMixture(const std::string& path, const StageConfig& stage) const;
@@ -131,11 +132,25 @@ absl::Status RecipeChecker::CheckParallel(const std::string& path, const StageCo
     left /= size;
     if (size > 1) taken = absl::StrCat(" left after ", name, "=", size);
   }
-  if (stage.sequence_length % stage.context_parallel != 0) {
-    return Fault(path + ".sequence_length", absl::StrCat(stage.sequence_length),
-                 absl::StrCat("expected a multiple of context_parallel=", stage.context_parallel));
+  RETURN_IF_ERROR(CheckSlices(path + ".sequence_length", stage.sequence_length, stage));
+  const EvaluationConfig& evaluation = recipe_.evaluation;
+  RETURN_IF_ERROR(CheckSlices("evaluation.sequence_length", evaluation.sequence_length, stage));
+  for (size_t index = 0; index < evaluation.recall_lengths.size(); ++index) {
+    RETURN_IF_ERROR(CheckSlices(absl::StrCat("evaluation.recall_lengths[", index, "]"),
+                                evaluation.recall_lengths[index], stage));
   }
   return absl::OkStatus();
+}
+
+// Context ranks take slices of a sequence, and tensor ranks take shares of the rows of a slice.
+absl::Status RecipeChecker::CheckSlices(const std::string& path, int64_t length,
+                                        const StageConfig& stage) const {
+  const int64_t slices = stage.context_parallel * stage.tensor_parallel;
+  if (length % slices == 0) return absl::OkStatus();
+  return Fault(
+      path, absl::StrCat(length),
+      absl::StrCat("expected a multiple of context_parallel x tensor_parallel = ",
+                   stage.context_parallel, " x ", stage.tensor_parallel, " of stage ", stage.name));
 }
 
 absl::Status RecipeChecker::CheckBatch(const std::string& path, const StageConfig& stage) const {
