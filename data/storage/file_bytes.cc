@@ -117,6 +117,30 @@ absl::Status OutputFile::Close() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<InputFile> InputFile::Open(const std::string& path) {
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return ErrnoStatus(errno, "open", path);
+  return InputFile(path, descriptor);
+}
+
+InputFile::~InputFile() {
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+absl::Status InputFile::ReadAt(int64_t offset, void* bytes, size_t count) const {
+  char* next = static_cast<char*>(bytes);
+  while (count > 0) {
+    const ssize_t got = pread(descriptor_, next, count, static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoStatus(errno, "read", path_);
+    if (got == 0) return absl::DataLossError(absl::StrCat(path_, ": ends at byte ", offset));
+    next += got;
+    offset += got;
+    count -= static_cast<size_t>(got);
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<int64_t> FileSize(const std::string& path) {
   struct stat status = {};
   if (stat(path.c_str(), &status) != 0) return ErrnoStatus(errno, "open", path);

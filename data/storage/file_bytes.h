@@ -47,6 +47,28 @@ class OutputFile {
   int descriptor_;
 };
 
+// A file read from any place.
+class InputFile {
+ public:
+  static absl::StatusOr<InputFile> Open(const std::string& path);
+
+  InputFile(InputFile&& other) noexcept
+      : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+  InputFile& operator=(InputFile&&) = delete;
+  ~InputFile();
+
+  const std::string& path() const { return path_; }
+
+  // Fails where the file ends before.
+  absl::Status ReadAt(int64_t offset, void* bytes, size_t count) const;
+
+ private:
+  InputFile(std::string path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
+
+  std::string path_;
+  int descriptor_;
+};
+
 // Makes what was written under `path` (a file or a directory's own entries) survive a power cut.
 absl::Status SyncPath(const std::string& path);
 

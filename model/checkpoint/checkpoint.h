@@ -129,6 +129,7 @@ class Checkpoint {
 
  private:
   class OpenShards;
+  class PieceReader;
 
   explicit Checkpoint(std::string path);
   absl::Status CheckShards() const;

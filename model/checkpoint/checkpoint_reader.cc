@@ -25,6 +25,9 @@ namespace {
 // A manifest has a few hundred bytes a tensor; texts are configs and tokenizers.
 constexpr int64_t kLargestText = int64_t{256} << 20;
 
+// Of one read: as much as a disk wants for its full rate.
+constexpr int64_t kBytesAtOnce = int64_t{4} << 20;
+
 constexpr char kStepPrefix[] = "step-";
 
 std::string ShapeText(const Checkpoint::Tensor& tensor) {
@@ -49,6 +52,12 @@ Run Shared(int64_t begin, int64_t count, int64_t other_begin, int64_t other_coun
   return {std::max(begin, other_begin), std::min(begin + count, other_begin + other_count)};
 }
 
+bool Overlap(const Rectangle& a, const Rectangle& b) {
+  const Run rows = Shared(a.row_begin, a.rows, b.row_begin, b.rows);
+  const Run columns = Shared(a.column_begin, a.columns, b.column_begin, b.columns);
+  return rows.begin < rows.end && columns.begin < columns.end;
+}
+
 // The step of "step-00001200", or -1.
 int64_t StepOf(absl::string_view name) {
   int64_t step = -1;
@@ -58,19 +67,116 @@ int64_t StepOf(absl::string_view name) {
 
 }  // namespace
 
-// Opening a file takes longer than reading a small tensor of it.
+// Opening a file takes longer than reading a small tensor of it. HDF5 says where a dataset lies,
+// and the bytes are read past it: by several threads, and without its lock.
 class Checkpoint::OpenShards {
  public:
-  absl::StatusOr<const Hdf5File*> Open(const std::string& path) {
-    const auto found = files_.find(path);
-    if (found != files_.end()) return &found->second;
-    ASSIGN_OR_RETURN(Hdf5File file, Hdf5File::OpenForReading(path));
-    return &files_.emplace(path, std::move(file)).first->second;
+  struct Shard {
+    Hdf5File structure;
+    InputFile bytes;
+  };
+
+  absl::StatusOr<const Shard*> Open(const std::string& path) {
+    const auto found = shards_.find(path);
+    if (found != shards_.end()) return &found->second;
+    ASSIGN_OR_RETURN(Hdf5File structure, Hdf5File::OpenForReading(path));
+    ASSIGN_OR_RETURN(InputFile bytes, InputFile::Open(path));
+    return &shards_.emplace(path, Shard{std::move(structure), std::move(bytes)}).first->second;
   }
 
  private:
-  std::map<std::string, Hdf5File> files_;
+  std::map<std::string, Shard> shards_;
 };
+
+// Reads what a piece and a wanted part share, block by block.
+class Checkpoint::PieceReader {
+ public:
+  PieceReader(const InputFile& file, int64_t offset, const Tensor& tensor, const Piece& piece,
+              const Rectangle& part, const TensorView& destination)
+      : file_(file),
+        offset_(offset),
+        piece_(piece),
+        part_(part),
+        destination_(static_cast<char*>(destination.raw())),
+        element_(static_cast<int64_t>(SizeOf(tensor.dtype))),
+        rows_(Shared(piece.place.row_begin, piece.place.rows, part.row_begin, part.rows)),
+        columns_(Shared(piece.place.column_begin, piece.place.columns, part.column_begin,
+                        part.columns)) {}
+
+  absl::Status ReadAll() const {
+    const Rectangle& place = piece_.place;
+    const int64_t first = (rows_.begin - place.row_begin) / piece_.block_rows * piece_.block_rows;
+    const int64_t end = std::min(place.rows, rows_.end - place.row_begin);
+    const int64_t block_bytes = piece_.block_rows * place.columns * element_;
+    const int64_t batch_rows = std::max<int64_t>(kBytesAtOnce / block_bytes, 1) * piece_.block_rows;
+    std::vector<char> memory;
+    for (int64_t begin = first; begin < end; begin += batch_rows)
+      RETURN_IF_ERROR(ReadBlocks(begin, std::min(batch_rows, end - begin), memory));
+    return absl::OkStatus();
+  }
+
+ private:
+  // Blocks that hold the piece's rows [begin, begin + wanted); `begin` is a block's. Those of the
+  // part's width go where they belong at once, others through `memory`.
+  absl::Status ReadBlocks(int64_t begin, int64_t wanted, std::vector<char>& memory) const;
+  absl::Status CheckBlocks(int64_t begin, int64_t count, const char* bytes) const;
+
+  char* DestinationAt(int64_t row, int64_t column) const {
+    return destination_ +
+           ((row - part_.row_begin) * part_.columns + column - part_.column_begin) * element_;
+  }
+
+  const InputFile& file_;
+  int64_t offset_;  // of the piece in the file
+  const Piece& piece_;
+  const Rectangle& part_;
+  char* destination_;
+  int64_t element_;
+  Run rows_, columns_;  // that both have
+};
+
+absl::Status Checkpoint::PieceReader::ReadBlocks(int64_t begin, int64_t wanted,
+                                                 std::vector<char>& memory) const {
+  const Rectangle& place = piece_.place;
+  const int64_t whole_blocks =
+      (wanted + piece_.block_rows - 1) / piece_.block_rows * piece_.block_rows;
+  const int64_t count = std::min(whole_blocks, place.rows - begin);
+  const int64_t row = place.row_begin + begin;
+  const Run shared = Shared(row, count, rows_.begin, rows_.end - rows_.begin);
+  const bool is_direct = place.column_begin == part_.column_begin &&
+                         place.columns == part_.columns && shared.end - shared.begin == count;
+  const int64_t row_bytes = place.columns * element_;
+  const auto bytes = static_cast<size_t>(count * row_bytes);
+  if (!is_direct) memory.resize(bytes);
+  char* const read = is_direct ? DestinationAt(shared.begin, columns_.begin) : memory.data();
+  RETURN_IF_ERROR(file_.ReadAt(offset_ + begin * row_bytes, read, bytes));
+  RETURN_IF_ERROR(CheckBlocks(begin, count, read));
+  if (is_direct) return absl::OkStatus();
+  for (int64_t at = shared.begin; at < shared.end; ++at) {
+    const int64_t in_read =
+        (at - row) * row_bytes + (columns_.begin - place.column_begin) * element_;
+    std::memcpy(DestinationAt(at, columns_.begin), read + in_read,
+                static_cast<size_t>((columns_.end - columns_.begin) * element_));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::PieceReader::CheckBlocks(int64_t begin, int64_t count,
+                                                  const char* bytes) const {
+  const int64_t row_bytes = piece_.place.columns * element_;
+  for (int64_t done = 0; done < count; done += piece_.block_rows) {
+    const int64_t rows = std::min(piece_.block_rows, count - done);
+    const uint64_t checksum =
+        ChecksumOf(bytes + done * row_bytes, static_cast<size_t>(rows * row_bytes));
+    const auto block = static_cast<size_t>((begin + done) / piece_.block_rows);
+    if (ChecksumText(checksum) == piece_.checksums[block]) continue;
+    const int64_t row = piece_.place.row_begin + begin + done;
+    return absl::DataLossError(
+        absl::StrCat(file_.path(), ": rows ", row, " to ", row + rows - 1,
+                     " are damaged (checksum mismatch); use another checkpoint"));
+  }
+  return absl::OkStatus();
+}
 
 Checkpoint::Checkpoint(std::string path)
     : path_(std::move(path)), shards_(std::make_shared<OpenShards>()) {}
@@ -154,56 +260,22 @@ absl::Status Checkpoint::ReadPart(const std::string& name, absl::Span<const int6
   return absl::OkStatus();
 }
 
-// What piece and part share. Blocks of the part's width go where they belong at once, others
-// through memory of their own.
 absl::Status Checkpoint::ReadPiece(const Tensor& tensor, const Piece& piece, const Rectangle& part,
                                    const TensorView& destination) const {
-  const Rectangle& place = piece.place;
-  const Run rows = Shared(place.row_begin, place.rows, part.row_begin, part.rows);
-  const Run columns = Shared(place.column_begin, place.columns, part.column_begin, part.columns);
-  if (rows.begin >= rows.end || columns.begin >= columns.end) return absl::OkStatus();
+  if (!Overlap(piece.place, part)) return absl::OkStatus();
   const std::string path = absl::StrCat(path_, "/", piece.shard);
-  ASSIGN_OR_RETURN(const Hdf5File* const file, shards_->Open(path));
-  ASSIGN_OR_RETURN(const Hdf5Dataset dataset, file->OpenDataset(absl::StrCat("/", piece.dataset)));
-  if (dataset.rows() != place.rows || dataset.row_size() != place.columns) {
+  ASSIGN_OR_RETURN(const OpenShards::Shard* const shard, shards_->Open(path));
+  ASSIGN_OR_RETURN(const Hdf5Dataset dataset,
+                   shard->structure.OpenDataset(absl::StrCat("/", piece.dataset)));
+  const StoredType type =
+      tensor.dtype == DType::kFloat32 ? StoredType::kFloat32 : StoredType::kFloat64;
+  if (dataset.type() != type || dataset.rows() != piece.place.rows ||
+      dataset.row_size() != piece.place.columns) {
     return absl::DataLossError(absl::StrCat(
         path, ": its dataset has another shape than the manifest says; use another checkpoint"));
   }
-  const auto element = static_cast<int64_t>(SizeOf(tensor.dtype));
-  const StoredType type =
-      tensor.dtype == DType::kFloat32 ? StoredType::kFloat32 : StoredType::kFloat64;
-  const bool is_as_wide = place.column_begin == part.column_begin && place.columns == part.columns;
-  const auto destination_at = [&](int64_t row, int64_t column) {
-    return static_cast<char*>(destination.raw()) +
-           ((row - part.row_begin) * part.columns + column - part.column_begin) * element;
-  };
-  std::vector<char> memory;
-  for (int64_t block = (rows.begin - place.row_begin) / piece.block_rows;
-       place.row_begin + block * piece.block_rows < rows.end; ++block) {
-    const int64_t begin = block * piece.block_rows;
-    const int64_t count = std::min(piece.block_rows, place.rows - begin);
-    const Run wanted = Shared(place.row_begin + begin, count, rows.begin, rows.end - rows.begin);
-    const bool is_direct = is_as_wide && wanted.end - wanted.begin == count;
-    const auto bytes = static_cast<size_t>(count * place.columns * element);
-    if (!is_direct) memory.resize(bytes);
-    char* const block_bytes =
-        is_direct ? destination_at(wanted.begin, columns.begin) : memory.data();
-    RETURN_IF_ERROR(dataset.Read(type, begin, count, block_bytes));
-    if (ChecksumText(ChecksumOf(block_bytes, bytes)) !=
-        piece.checksums[static_cast<size_t>(block)]) {
-      return absl::DataLossError(absl::StrCat(
-          path, ": rows ", place.row_begin + begin, " to ", place.row_begin + begin + count - 1,
-          " are damaged (checksum mismatch); use another checkpoint"));
-    }
-    if (is_direct) continue;
-    for (int64_t row = wanted.begin; row < wanted.end; ++row) {
-      const int64_t in_block =
-          (row - place.row_begin - begin) * place.columns + columns.begin - place.column_begin;
-      std::memcpy(destination_at(row, columns.begin), block_bytes + in_block * element,
-                  static_cast<size_t>((columns.end - columns.begin) * element));
-    }
-  }
-  return absl::OkStatus();
+  ASSIGN_OR_RETURN(const int64_t offset, dataset.FileOffset());
+  return PieceReader(shard->bytes, offset, tensor, piece, part, destination).ReadAll();
 }
 
 absl::Status Checkpoint::Verify() const {

@@ -112,6 +112,7 @@ void VisitCheckpoint(FieldVisitor& v, CheckpointConfig& checkpoint) {
   v.Duration("every", checkpoint.every_seconds);
   v.Integer("keep_last", checkpoint.keep_last, Unit::kCount, 1, Need::kOptional);
   v.Integer("keep_every", checkpoint.keep_every, Unit::kCount, 0, Need::kOptional);
+  v.Flag("background", checkpoint.background);
 }
 
 // A stage begins as the run's own keys say.

@@ -135,6 +135,7 @@ struct CheckpointConfig {
   double every_seconds = 0.0;  // 0: as above; both may be given
   int64_t keep_last = 2;
   int64_t keep_every = 0;  // steps whose checkpoints stay for good; 0: none
+  bool background = true;  // written from a copy in host memory while training goes on
 };
 
 // Where the weights come from: a checkpoint, or a shape and the seed.

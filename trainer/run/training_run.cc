@@ -18,6 +18,7 @@
 #include "trainer/report/metrics_log.h"
 #include "trainer/report/progress_display.h"
 #include "trainer/report/table.h"
+#include "trainer/run/background_save.h"
 #include "trainer/run/device_model.h"
 #include "trainer/run/learning_rate.h"
 #include "trainer/run/memory_plan.h"
@@ -94,6 +95,10 @@ class TrainingRun {
   absl::Status CheckStages() const;
   absl::Status PrepareDirectory();
   absl::Status SaveCheckpoint();
+  absl::StatusOr<bool> CanCopy(int64_t bytes);
+  absl::Status FinishSave();
+  absl::Status PollSave();
+  absl::Status Saved(const std::string& path);
 
   absl::StatusOr<std::unique_ptr<Stage>> BeginStage();
   absl::StatusOr<MeshShape> ShapeAt(int64_t stage) const;
@@ -123,6 +128,9 @@ class TrainingRun {
   std::optional<ParameterBuffer> gradients_;
   std::optional<DeviceModel> teacher_;
   std::optional<MetricsLog> metrics_;
+  StagingMemory staging_;
+  std::unique_ptr<BackgroundSave> save_;  // under way; on all ranks or on none
+  bool has_told_of_memory_ = false;
   StopSignal stop_;
   int skipped_in_a_row_ = 0;
   double peak_flops_per_second_ =
@@ -208,7 +216,9 @@ absl::Status TrainingRun::CheckStages() const {
   return absl::OkStatus();
 }
 
+// Begins one; FinishSave ends it.
 absl::Status TrainingRun::SaveCheckpoint() {
+  RETURN_IF_ERROR(FinishSave());
   last_save_ = std::chrono::steady_clock::now();
   const std::string path =
       absl::StrCat(CheckpointDirectory(), "/", CheckpointName(state_->progress.global_step));
@@ -218,7 +228,47 @@ absl::Status TrainingRun::SaveCheckpoint() {
   RETURN_IF_ERROR(world_.AllReduceMax(absl::MakeSpan(exists)));
   if (exists[0] != 0) return absl::OkStatus();
 
-  RETURN_IF_ERROR(state_->Save(path, recipe_));
+  const std::vector<TensorPiece> pieces = state_->Pieces();
+  ASSIGN_OR_RETURN(const bool is_copied, CanCopy(StagingMemory::BytesFor(pieces)));
+  if (!is_copied) {
+    RETURN_IF_ERROR(state_->Save(path, recipe_));
+    return Saved(path);
+  }
+  ASSIGN_OR_RETURN(save_, BackgroundSave::Begin(path, pieces, state_->Texts(recipe_), world_,
+                                                execution(), staging_));
+  return absl::OkStatus();
+}
+
+// Whether this save is written beside the steps to come, from a copy.
+absl::StatusOr<bool> TrainingRun::CanCopy(int64_t bytes) {
+  if (!recipe_.checkpoint.background) return false;
+  ASSIGN_OR_RETURN(const bool has_memory,
+                   HasMemoryForAll(std::max<int64_t>(bytes - staging_.bytes(), 0), world_));
+  if (!has_memory && !has_told_of_memory_) {
+    LogWarning(
+        absl::StrCat("training waits for its checkpoints: the hosts have no memory for a "
+                     "copy of each rank's shard, ",
+                     bytes >> 20, " MiB"));
+    has_told_of_memory_ = true;
+  }
+  return has_memory;
+}
+
+absl::Status TrainingRun::FinishSave() {
+  if (save_ == nullptr) return absl::OkStatus();
+  const std::unique_ptr<BackgroundSave> save = std::move(save_);
+  RETURN_IF_ERROR(save->Finish(world_));
+  return Saved(save->path());
+}
+
+// Between two steps.
+absl::Status TrainingRun::PollSave() {
+  if (save_ == nullptr) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const bool is_written, save_->IsWritten(world_));
+  return is_written ? FinishSave() : absl::OkStatus();
+}
+
+absl::Status TrainingRun::Saved(const std::string& path) {
   LogInfo(absl::StrCat("saved ", path));
   const CheckpointConfig& config = recipe_.checkpoint;
   return AgreeOnStatus(world_, is_first() ? PruneCheckpoints(CheckpointDirectory(),
@@ -294,6 +344,7 @@ absl::StatusOr<std::unique_ptr<ParallelContext>> TrainingRun::MakeParallel(const
 absl::Status TrainingRun::LayOut() {
   ASSIGN_OR_RETURN(const MeshShape shape, ShapeAt(state_->progress.stage));
   if (parallel_->shape() == shape) return absl::OkStatus();
+  RETURN_IF_ERROR(FinishSave());
   workspace_.ReleaseArena();
   gradients_.reset();
   teacher_.reset();
@@ -448,6 +499,7 @@ absl::StatusOr<bool> TrainingRun::RunStage(Stage& stage) {
   };
   while (state_->progress.stage_step < steps) {
     RETURN_IF_ERROR(RunStep(stage));
+    RETURN_IF_ERROR(PollSave());
     if (is_due(recipe_.evaluation.every_steps)) RETURN_IF_ERROR(Evaluate(stage, false));
     ASSIGN_OR_RETURN(const bool stop, stop_.AnyRankAsked(world_));
     ASSIGN_OR_RETURN(const bool is_late, IsSaveLate());
@@ -455,6 +507,7 @@ absl::StatusOr<bool> TrainingRun::RunStage(Stage& stage) {
         (stop || is_late || is_due(recipe_.checkpoint.every_steps)))
       RETURN_IF_ERROR(SaveCheckpoint());
     if (stop && state_->progress.stage_step < steps) {
+      RETURN_IF_ERROR(FinishSave());
       stage.display.Finish();
       return false;
     }
@@ -519,6 +572,7 @@ absl::StatusOr<RunEnd> TrainingRun::Run() {
     }
     RETURN_IF_ERROR(EndStage(**stage));
   }
+  RETURN_IF_ERROR(FinishSave());
   LogInfo(absl::StrCat("done: ", state_->progress.tokens, " tokens in ",
                        state_->progress.global_step, " steps, ", recipe_.run_directory));
   // Asked to stop in the last step: nothing is left of this run, but of the road it is part of.
