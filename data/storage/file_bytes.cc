@@ -110,6 +110,26 @@ absl::Status OutputFile::Write(const void* bytes, size_t count) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<OutputFile> OutputFile::Open(const std::string& path) {
+  const int descriptor = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  if (descriptor < 0) return ErrnoStatus(errno, "open", path);
+  return OutputFile(path, descriptor);
+}
+
+absl::Status OutputFile::WriteAt(int64_t offset, const void* bytes, size_t count) {
+  const char* next = static_cast<const char*>(bytes);
+  for (size_t done = 0; done < count;) {
+    const ssize_t written = pwrite(descriptor_, next + done, count - done,
+                                   static_cast<off_t>(offset) + static_cast<off_t>(done));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return ErrnoStatus(errno, "write", path_);
+    done += static_cast<size_t>(written);
+  }
+  // A hint: Close is what makes sure.
+  sync_file_range(descriptor_, offset, static_cast<off_t>(count), SYNC_FILE_RANGE_WRITE);
+  return absl::OkStatus();
+}
+
 absl::Status OutputFile::Close() {
   if (fsync(descriptor_) != 0) return ErrnoStatus(errno, "sync", path_);
   // A network file system may report a full disk only here.

@@ -37,7 +37,12 @@ class OutputFile {
   OutputFile& operator=(OutputFile&&) = delete;
   ~OutputFile();
 
+  // A file that is there, to be written in places.
+  static absl::StatusOr<OutputFile> Open(const std::string& path);
+
   absl::Status Write(const void* bytes, size_t count);
+  // The same at a place, and has the disk begin with it.
+  absl::Status WriteAt(int64_t offset, const void* bytes, size_t count);
   absl::Status Close();  // a writer that skips it does not learn of a full disk
 
  private:

@@ -345,6 +345,7 @@ absl::StatusOr<Hdf5Dataset> Hdf5File::CreateDataset(const std::string& name, Sto
   const Handle creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   if (!space.ok() || !links.ok() || !creation.ok() ||
       H5Pset_layout(creation.get(), H5D_CONTIGUOUS) < 0 ||
+      H5Pset_alloc_time(creation.get(), H5D_ALLOC_TIME_EARLY) < 0 ||
       H5Pset_obj_track_times(creation.get(), false) < 0 ||  // the same data gives the same bytes
       H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER) < 0) {
     return LibraryError(where, "create");

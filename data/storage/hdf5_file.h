@@ -54,7 +54,7 @@ class Hdf5Dataset {
   absl::Status Write(StoredType type, int64_t begin, int64_t count, const void* data);
   absl::Status Read(StoredType type, int64_t begin, int64_t count, void* data) const;
 
-  // Where the data lies in the file, in bytes, once written; an error unless contiguous.
+  // Where the data lies in the file, in bytes; an error unless contiguous.
   absl::StatusOr<int64_t> FileOffset() const;
 
  private:
@@ -86,7 +86,8 @@ class Hdf5File {
   absl::Status CreateGroup(const std::string& name);
 
   // Contiguous, of fixed size; rows that are never written hold unspecified values. Missing groups
-  // of the name are created.
+  // of the name are created. Its place in the file is taken at once, so that others can write there
+  // after Close (Hdf5Dataset::FileOffset).
   absl::StatusOr<Hdf5Dataset> CreateDataset(const std::string& name, StoredType type,
                                             absl::Span<const int64_t> dims);
   absl::StatusOr<Hdf5Dataset> OpenDataset(const std::string& name) const;

@@ -34,28 +34,33 @@ StoredType StoredTypeOf(DType dtype) {
 constexpr int64_t kBlockBytes = int64_t{1} << 20;
 
 // Of one write, and of the memory for what comes from a device.
-constexpr int64_t kStagedBytes = int64_t{64} << 20;
+constexpr int64_t kStagedBytes = int64_t{8} << 20;
 
 // A second piece of a tensor needs another name in the shard.
 std::string DatasetName(const std::string& tensor, size_t index) {
   return index == 0 ? tensor : absl::StrCat(tensor, ".", index);
 }
 
-// A shard under construction, and what the manifest will say of it.
+// A shard under construction, and what the manifest will say of it. HDF5 gives each piece its
+// place; the bytes are written past it, without its lock, so that others read their data meanwhile.
 class ShardWriter {
  public:
-  static absl::StatusOr<ShardWriter> Create(const std::string& directory, const std::string& name,
-                                            const ExecutionContext& where) {
-    ASSIGN_OR_RETURN(Hdf5File file, Hdf5File::Create(absl::StrCat(directory, "/", name)));
-    return ShardWriter(name, std::move(file), where);
-  }
+  ShardWriter(std::string directory, std::string name, const ExecutionContext& where)
+      : path_(absl::StrCat(directory, "/", name)), name_(std::move(name)), where_(where) {}
 
-  absl::Status Add(const TensorPiece& piece);
-  absl::StatusOr<Manifest> Finish();
+  absl::StatusOr<Manifest> Write(absl::Span<const TensorPiece> pieces);
 
  private:
-  ShardWriter(std::string name, Hdf5File file, const ExecutionContext& where)
-      : name_(std::move(name)), file_(std::move(file)), where_(where) {}
+  struct Place {
+    const std::string* tensor = nullptr;
+    size_t piece = 0;  // of the tensor's
+    int64_t offset = 0;
+  };
+  absl::Status Lay(absl::Span<const TensorPiece> pieces);
+  absl::StatusOr<int64_t> LayPiece(Hdf5File& file, const TensorPiece& piece,
+                                   const Checkpoint::Piece& written) const;
+  absl::Status WriteBytes(OutputFile& file, const TensorPiece& piece, int64_t offset,
+                          Checkpoint::Piece& written);
 
   // These rows on the host: themselves where they lie there.
   absl::StatusOr<const char*> OnHost(const TensorView& rows) {
@@ -65,62 +70,78 @@ class ShardWriter {
     return staged_.data();
   }
 
-  std::string name_;
-  Hdf5File file_;
+  std::string path_, name_;
   const ExecutionContext& where_;
   std::vector<char> staged_;
+  std::vector<Place> places_;  // of the pieces
   Manifest part_;
 };
 
-absl::Status ShardWriter::Add(const TensorPiece& piece) {
-  Checkpoint::Tensor& tensor =
-      part_.tensors.try_emplace(piece.name, Checkpoint::Tensor{piece.rows.dtype(), piece.shape, {}})
-          .first->second;
-  const Rectangle place = piece.rectangle();
-  std::vector<int64_t> dims = {place.rows, place.columns};
-  if (place.columns == WholeOf(piece.shape).columns) {
-    dims = piece.shape;
-    dims[0] = place.rows;
+absl::StatusOr<Manifest> ShardWriter::Write(absl::Span<const TensorPiece> pieces) {
+  RETURN_IF_ERROR(Lay(pieces));
+  ASSIGN_OR_RETURN(OutputFile file, OutputFile::Open(path_));
+  for (size_t index = 0; index < pieces.size(); ++index) {
+    const Place& place = places_[index];
+    Checkpoint::Piece& written = part_.tensors[*place.tensor].pieces[place.piece];
+    RETURN_IF_ERROR(WriteBytes(file, pieces[index], place.offset, written));
   }
-  const int64_t row_bytes = piece.rows.bytes() / place.rows;
-  const int64_t block_rows = std::clamp<int64_t>(kBlockBytes / row_bytes, 1, place.rows);
-  const int64_t rows_at_once =
-      std::max(block_rows, kStagedBytes / row_bytes / block_rows * block_rows);
-  tensor.pieces.push_back({.shard = name_,
-                           .place = place,
-                           .dataset = DatasetName(piece.name, tensor.pieces.size()),
-                           .block_rows = block_rows,
-                           .checksums = {}});
-  Checkpoint::Piece& written = tensor.pieces.back();
-  const StoredType type = StoredTypeOf(piece.rows.dtype());
-  ASSIGN_OR_RETURN(Hdf5Dataset dataset,
-                   file_.CreateDataset(absl::StrCat("/", written.dataset), type, dims));
-  for (int64_t begin = 0; begin < place.rows; begin += rows_at_once) {
-    const int64_t count = std::min(rows_at_once, place.rows - begin);
-    ASSIGN_OR_RETURN(const char* const bytes, OnHost(piece.rows.Rows(begin, count)));
-    for (int64_t block = 0; block < count; block += block_rows) {
-      const int64_t rows = std::min(block_rows, count - block);
-      written.checksums.push_back(ChecksumText(
-          ChecksumOf(bytes + block * row_bytes, static_cast<size_t>(rows * row_bytes))));
-    }
-    RETURN_IF_ERROR(dataset.Write(type, begin, count, bytes));
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<Manifest> ShardWriter::Finish() {
-  RETURN_IF_ERROR(file_.Close());
-  RETURN_IF_ERROR(SyncPath(file_.path()));
-  ASSIGN_OR_RETURN(part_.shard_bytes[name_], FileSize(file_.path()));
+  RETURN_IF_ERROR(file.Close());
+  ASSIGN_OR_RETURN(part_.shard_bytes[name_], FileSize(path_));
   return std::move(part_);
 }
 
-absl::StatusOr<Manifest> WriteShardIn(const std::string& directory, const std::string& name,
-                                      absl::Span<const TensorPiece> pieces,
-                                      const ExecutionContext& where) {
-  ASSIGN_OR_RETURN(ShardWriter shard, ShardWriter::Create(directory, name, where));
-  for (const TensorPiece& piece : pieces) RETURN_IF_ERROR(shard.Add(piece));
-  return shard.Finish();
+// The file with every dataset in its place, and none of their elements.
+absl::Status ShardWriter::Lay(absl::Span<const TensorPiece> pieces) {
+  ASSIGN_OR_RETURN(Hdf5File file, Hdf5File::Create(path_));
+  for (const TensorPiece& piece : pieces) {
+    const auto found = part_.tensors.try_emplace(
+        piece.name, Checkpoint::Tensor{piece.rows.dtype(), piece.shape, {}});
+    std::vector<Checkpoint::Piece>& written = found.first->second.pieces;
+    const int64_t row_bytes = piece.rows.bytes() / piece.rows.dim(0);
+    written.push_back(
+        {.shard = name_,
+         .place = piece.rectangle(),
+         .dataset = DatasetName(piece.name, written.size()),
+         .block_rows = std::clamp<int64_t>(kBlockBytes / row_bytes, 1, piece.rows.dim(0)),
+         .checksums = {}});
+    ASSIGN_OR_RETURN(const int64_t offset, LayPiece(file, piece, written.back()));
+    places_.push_back({&found.first->first, written.size() - 1, offset});
+  }
+  return file.Close();
+}
+
+absl::StatusOr<int64_t> ShardWriter::LayPiece(Hdf5File& file, const TensorPiece& piece,
+                                              const Checkpoint::Piece& written) const {
+  std::vector<int64_t> dims = {written.place.rows, written.place.columns};
+  if (written.place.columns == WholeOf(piece.shape).columns) {
+    dims = piece.shape;
+    dims[0] = written.place.rows;
+  }
+  ASSIGN_OR_RETURN(const Hdf5Dataset dataset,
+                   file.CreateDataset(absl::StrCat("/", written.dataset),
+                                      StoredTypeOf(piece.rows.dtype()), dims));
+  return dataset.FileOffset();
+}
+
+absl::Status ShardWriter::WriteBytes(OutputFile& file, const TensorPiece& piece, int64_t offset,
+                                     Checkpoint::Piece& written) {
+  const int64_t rows = written.place.rows;
+  const int64_t row_bytes = piece.rows.bytes() / rows;
+  const int64_t blocks_at_once =
+      std::max<int64_t>(kStagedBytes / (row_bytes * written.block_rows), 1);
+  const int64_t rows_at_once = blocks_at_once * written.block_rows;
+  for (int64_t begin = 0; begin < rows; begin += rows_at_once) {
+    const int64_t count = std::min(rows_at_once, rows - begin);
+    ASSIGN_OR_RETURN(const char* const bytes, OnHost(piece.rows.Rows(begin, count)));
+    for (int64_t block = 0; block < count; block += written.block_rows) {
+      const int64_t in_block = std::min(written.block_rows, count - block);
+      written.checksums.push_back(ChecksumText(
+          ChecksumOf(bytes + block * row_bytes, static_cast<size_t>(in_block * row_bytes))));
+    }
+    RETURN_IF_ERROR(
+        file.WriteAt(offset + begin * row_bytes, bytes, static_cast<size_t>(count * row_bytes)));
+  }
+  return absl::OkStatus();
 }
 
 // Presents every tensor whole to other programs.
@@ -215,7 +236,7 @@ absl::StatusOr<CheckpointWriter> CheckpointWriter::Begin(const std::string& path
 
 absl::Status CheckpointWriter::WriteShard(absl::Span<const TensorPiece> pieces,
                                           const ExecutionContext& where) {
-  auto written = WriteShardIn(parts_->temporary, parts_->shard_name, pieces, where);
+  auto written = ShardWriter(parts_->temporary, parts_->shard_name, where).Write(pieces);
   if (written.ok()) parts_->written = *std::move(written);
   return WithFinalName(written.status(), parts_->temporary, parts_->path);
 }
