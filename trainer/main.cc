@@ -26,5 +26,5 @@ int main(int argc, char** argv) {
   if (!outcome.status.ok() && world.rank() == 0) salamander::LogError(outcome.status.message());
   if ((*mpi)->AllArriveWithin(kSecondsToAgreeOnFailure)) return outcome.exit_code;
   if (!outcome.status.ok() && world.rank() != 0) salamander::LogError(outcome.status.message());
-  (*mpi)->Abort(outcome.exit_code);
+  (*mpi)->Abort(outcome.exit_code, outcome.status.message());
 }

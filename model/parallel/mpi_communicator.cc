@@ -1,17 +1,23 @@
 #include "model/parallel/mpi_communicator.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <functional>
+#include <random>
+#include <string>
 #include <thread>
 #include <utility>
 
 #include <mpi.h>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/bfloat16.h"
+#include "kernels/base/logging.h"
 #include "kernels/base/status_macros.h"
 
 namespace salamander {
@@ -79,10 +85,11 @@ void AddParts(const char* parts, int ranks, const TensorView& sum) {
   SALAMANDER_CHECK(false) << "no sum of " << Name(sum.dtype());
 }
 
-// Owns its MPI communicator.
+// Owns its MPI communicator. Keeps its collectives in `log`, which outlives it.
 class MpiCommunicator : public Communicator {
  public:
-  MpiCommunicator(absl::string_view name, MPI_Comm comm) : Communicator(name), comm_(comm) {
+  MpiCommunicator(absl::string_view name, MPI_Comm comm, CollectiveLog& log)
+      : Communicator(name), comm_(comm), log_(log) {
     MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
     MPI_Comm_rank(comm_, &rank_);
     MPI_Comm_size(comm_, &size_);
@@ -100,6 +107,8 @@ class MpiCommunicator : public Communicator {
   }
 
   absl::Status AllReduceMax(absl::Span<int64_t> values) override {
+    const LoggedCollective logged(&log_, name(), "all-reduce (max)",
+                                  static_cast<int64_t>(values.size() * sizeof(int64_t)));
     return Check(MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()),
                                MPI_INT64_T, MPI_MAX, comm_),
                  "all-reduce (max)");
@@ -107,12 +116,17 @@ class MpiCommunicator : public Communicator {
 
   absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view text) override;
 
-  absl::Status Barrier() override { return Check(MPI_Barrier(comm_), "barrier"); }
+  absl::Status Barrier() override {
+    const LoggedCollective logged(&log_, name(), "barrier", 0);
+    return Check(MPI_Barrier(comm_), "barrier");
+  }
 
-  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, absl::string_view name) override {
+  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color,
+                                                      absl::string_view part_name) override {
+    const LoggedCollective logged(&log_, name(), "split", 0);
     MPI_Comm part = MPI_COMM_NULL;
     RETURN_IF_ERROR(Check(MPI_Comm_split(comm_, color, rank_, &part), "split"));
-    return std::make_unique<MpiCommunicator>(name, part);
+    return std::make_unique<MpiCommunicator>(part_name, part, log_);
   }
 
  private:
@@ -121,6 +135,7 @@ class MpiCommunicator : public Communicator {
   }
 
   absl::Status DoAllReduceSum(const TensorView& buffer) override {
+    const LoggedCollective logged(&log_, name(), "all-reduce (sum)", buffer.bytes());
     return InPieces(buffer, [&](void* data, int count) {
       return Check(MPI_Allreduce(MPI_IN_PLACE, data, count, TypeOf(buffer.dtype()), MPI_SUM, comm_),
                    "all-reduce (sum)");
@@ -128,12 +143,14 @@ class MpiCommunicator : public Communicator {
   }
 
   absl::Status DoBroadcast(const TensorView& buffer, int root) override {
+    const LoggedCollective logged(&log_, name(), "broadcast", buffer.bytes());
     return InPieces(buffer, [&](void* data, int count) {
       return Check(MPI_Bcast(data, count, TypeOf(buffer.dtype()), root, comm_), "broadcast");
     });
   }
 
   absl::Status DoAllGather(const TensorView& mine, const TensorView& all) override {
+    const LoggedCollective logged(&log_, name(), "all-gather", all.bytes());
     return InBlocks(mine.bytes(), [&](int64_t begin, MPI_Datatype strided, int bytes) {
       return Check(MPI_Allgather(BytesOf(mine) + begin, bytes, MPI_BYTE, BytesOf(all) + begin, 1,
                                  strided, comm_),
@@ -143,6 +160,7 @@ class MpiCommunicator : public Communicator {
 
   // Through all-to-all, so that the sum goes in the order of ranks.
   absl::Status DoReduceScatterSum(const TensorView& all, const TensorView& mine) override {
+    const LoggedCollective logged(&log_, name(), "reduce-scatter (sum)", all.bytes());
     const int64_t piece = std::min(kSumElements, mine.size());
     const auto element = static_cast<int64_t>(SizeOf(mine.dtype()));
     std::vector<char> parts(static_cast<size_t>(size_ * piece * element));
@@ -160,6 +178,7 @@ class MpiCommunicator : public Communicator {
   }
 
   absl::Status DoAllToAll(const TensorView& sent, const TensorView& received) override {
+    const LoggedCollective logged(&log_, name(), "all-to-all", sent.bytes());
     return InBlocks(sent.bytes() / size_, [&](int64_t begin, MPI_Datatype strided, int) {
       return Check(MPI_Alltoall(BytesOf(sent) + begin, 1, strided, BytesOf(received) + begin, 1,
                                 strided, comm_),
@@ -222,11 +241,14 @@ class MpiCommunicator : public Communicator {
   }
 
   MPI_Comm comm_;
+  CollectiveLog& log_;
   int rank_ = 0;
   int size_ = 1;
 };
 
 absl::StatusOr<std::vector<std::string>> MpiCommunicator::AllGather(absl::string_view text) {
+  const LoggedCollective logged(&log_, name(), "all-gather (text)",
+                                static_cast<int64_t>(text.size()));
   const int length = static_cast<int>(text.size());
   std::vector<int> lengths(static_cast<size_t>(size_)), offsets(static_cast<size_t>(size_));
   RETURN_IF_ERROR(Check(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, comm_),
@@ -256,22 +278,96 @@ bool LaunchedAsJob() {
   return false;
 }
 
+// An environment variable that holds seconds.
+absl::StatusOr<double> SecondsFrom(const char* variable, double otherwise, double at_least) {
+  const char* const text = std::getenv(variable);
+  if (text == nullptr) return otherwise;
+  double seconds = -1.0;
+  if (absl::SimpleAtod(text, &seconds) && (seconds == 0.0 || seconds >= at_least)) return seconds;
+  return absl::InvalidArgumentError(absl::StrCat(variable, ": found '", text, "', expected ",
+                                                 at_least, " seconds or more, or 0 for no limit"));
+}
+
+absl::StatusOr<RankWatchOptions> WatchOptions() {
+  RankWatchOptions options;
+  // Below that a rank would be lost by a few late messages.
+  constexpr double kLeastSilence = 3.0, kLeastCollective = 1.0;
+  ASSIGN_OR_RETURN(options.silence_seconds,
+                   SecondsFrom("SALAMANDER_SILENCE_SECONDS", 30.0, kLeastSilence));
+  ASSIGN_OR_RETURN(options.collective_seconds,
+                   SecondsFrom("SALAMANDER_COLLECTIVE_SECONDS", 600.0, kLeastCollective));
+  options.tell = [](const std::string& text) { LogError(text); };
+  return options;
+}
+
+// The same on all ranks: rank 0's, cut to a length.
+std::string FromFirstRank(const std::string& text) {
+  std::array<char, 4096> bytes = {};
+  std::copy_n(text.begin(), std::min(text.size(), bytes.size() - 1), bytes.begin());
+  MPI_Bcast(bytes.data(), static_cast<int>(bytes.size()), MPI_CHAR, 0, MPI_COMM_WORLD);
+  return bytes.data();
+}
+
+std::string RandomToken() {
+  std::random_device random;
+  return absl::StrCat(absl::Hex(random(), absl::kZeroPad8), absl::Hex(random(), absl::kZeroPad8));
+}
+
+std::string TemporaryFolder() {
+  std::error_code error;
+  const auto folder = std::filesystem::temp_directory_path(error);
+  return error ? "/tmp" : folder.string();
+}
+
+// Collective. Ranks that cannot reach rank 0 are no reason not to run.
+std::unique_ptr<RankWatch> WatchRanks(Communicator& world, const CollectiveLog& log,
+                                      const RankWatchOptions& options) {
+  absl::StatusOr<std::unique_ptr<RankWatch>> watch = nullptr;
+  if (world.rank() == 0) watch = RankWatch::Open(options, log);
+  const bool is_open = watch.ok() && *watch != nullptr;
+  const std::string addresses = FromFirstRank(is_open ? (*watch)->addresses() : "");
+  if (world.rank() != 0) watch = RankWatch::Join(options, log, addresses);
+  const absl::Status agreed = AgreeOnStatus(world, watch.status());
+  if (agreed.ok()) return *std::move(watch);
+  if (world.rank() == 0) {
+    LogWarning(absl::StrCat("ranks do not watch each other: ", agreed.message(),
+                            "; one that is lost is left to the launcher to notice"));
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Start() {
+  std::unique_ptr<MpiEnvironment> environment(new MpiEnvironment);
   if (!LaunchedAsJob()) {
-    return std::unique_ptr<MpiEnvironment>(new MpiEnvironment(false, SingleRankCommunicator()));
+    environment->world_ = SingleRankCommunicator();
+    return environment;
   }
+  ASSIGN_OR_RETURN(RankWatchOptions options, WatchOptions());
   int provided = 0;
   RETURN_IF_ERROR(
       MpiStatus(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "start", -1));
+  environment->has_mpi_ = true;
   MPI_Comm world = MPI_COMM_NULL;
   RETURN_IF_ERROR(MpiStatus(MPI_Comm_dup(MPI_COMM_WORLD, &world), "duplicate the world", -1));
-  return std::unique_ptr<MpiEnvironment>(
-      new MpiEnvironment(true, std::make_unique<MpiCommunicator>("world", world)));
+  int rank = 0;
+  MPI_Comm_rank(world, &rank);
+  options.token = FromFirstRank(RandomToken());
+  environment->log_ = std::make_unique<CollectiveLog>(TemporaryFolder(), options.token, rank);
+  // The process's main thread may be in a collective for ever.
+  options.end_process = [log = environment->log_.get()](int exit_code) {
+    log->RemoveFile();
+    std::_Exit(exit_code);
+  };
+  environment->world_ = std::make_unique<MpiCommunicator>("world", world, *environment->log_);
+  if (environment->world_->size() > 1)
+    environment->watch_ = WatchRanks(*environment->world_, *environment->log_, options);
+  return environment;
 }
 
 MpiEnvironment::~MpiEnvironment() {
+  watch_.reset();
   world_.reset();
   if (has_mpi_) MPI_Finalize();
 }
@@ -288,7 +384,8 @@ bool MpiEnvironment::AllArriveWithin(double seconds) {
   return arrived != 0;
 }
 
-void MpiEnvironment::Abort(int exit_code) {
+void MpiEnvironment::Abort(int exit_code, absl::string_view why) {
+  if (watch_ != nullptr) watch_->TellFailure(why, exit_code);
   if (has_mpi_) MPI_Abort(MPI_COMM_WORLD, exit_code);
   std::_Exit(exit_code);
 }

@@ -5,13 +5,20 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 #include "model/parallel/communicator.h"
+#include "model/parallel/watch/collective_log.h"
+#include "model/parallel/watch/rank_watch.h"
 
 namespace salamander {
 
 // Starts MPI where the process was launched by mpirun (or srun) and ends it on destruction. A
-// process started by hand is a group of one and never touches MPI.
+// process started by hand is a group of one and never touches MPI. The ranks of a job watch each
+// other (watch/rank_watch.h) from here on: one that is lost ends all.
+//
+//   SALAMANDER_SILENCE_SECONDS     a rank that is not heard of for so long is lost; 30, 0 for never
+//   SALAMANDER_COLLECTIVE_SECONDS  a collective that lasts longer ends the job; 600, 0 for never
 class MpiEnvironment {
  public:
   static absl::StatusOr<std::unique_ptr<MpiEnvironment>> Start();
@@ -25,15 +32,16 @@ class MpiEnvironment {
   // the one collective that does not wait for ever.
   bool AllArriveWithin(double seconds);
 
-  // Ends every rank of the job with this exit code.
-  [[noreturn]] void Abort(int exit_code);
+  // Ends every rank of the job with this exit code, because of what this rank met.
+  [[noreturn]] void Abort(int exit_code, absl::string_view why);
 
  private:
-  MpiEnvironment(bool has_mpi, std::unique_ptr<Communicator> world)
-      : has_mpi_(has_mpi), world_(std::move(world)) {}
+  MpiEnvironment() = default;
 
-  bool has_mpi_;
+  bool has_mpi_ = false;
+  std::unique_ptr<CollectiveLog> log_;  // the next two refer to it
   std::unique_ptr<Communicator> world_;
+  std::unique_ptr<RankWatch> watch_;  // none where ranks cannot reach each other
 };
 
 }  // namespace salamander
