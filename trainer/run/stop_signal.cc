@@ -8,6 +8,9 @@
 namespace salamander {
 namespace {
 
+// mpirun passes SIGUSR1 on to the ranks of other hosts, and neither of the others.
+constexpr int kStopSignals[] = {SIGTERM, SIGINT, SIGUSR1};
+
 // A signal handler can reach nothing but a global of this type.
 volatile std::sig_atomic_t stop_asked = 0;
 
@@ -20,13 +23,11 @@ void AskToStop(int signal) {
 
 StopSignal::StopSignal() {
   stop_asked = 0;
-  std::signal(SIGTERM, AskToStop);
-  std::signal(SIGINT, AskToStop);
+  for (const int signal : kStopSignals) std::signal(signal, AskToStop);
 }
 
 StopSignal::~StopSignal() {
-  std::signal(SIGTERM, SIG_DFL);
-  std::signal(SIGINT, SIG_DFL);
+  for (const int signal : kStopSignals) std::signal(signal, SIG_DFL);
 }
 
 absl::StatusOr<bool> StopSignal::AnyRankAsked(Communicator& ranks) const {

@@ -1,5 +1,5 @@
-// SIGTERM and SIGINT ask a run to save and stop. The handler only sets a flag; the loop asks for it
-// after each step.
+// SIGTERM, SIGINT and SIGUSR1 ask a run to save and stop. The handler only sets a flag; the loop
+// asks for it after each step.
 #ifndef TRAINER_RUN_STOP_SIGNAL_H_
 #define TRAINER_RUN_STOP_SIGNAL_H_
 
