@@ -66,7 +66,8 @@ std::vector<pid_t> DescendantsOf(pid_t root) {
 
 // In the child, between fork and exec.
 [[noreturn]] void Become(const Launch& launch, const std::vector<std::string>& command,
-                         const std::string& output, const std::string& errors) {
+                         const std::string& output, const std::string& errors,
+                         const std::string& temporary) {
   const int in = open("/dev/null", O_RDONLY);
   const int out = open(output.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
   const int err = open(errors.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
@@ -85,6 +86,7 @@ std::vector<pid_t> DescendantsOf(pid_t root) {
   // The program alone, even where the test itself runs under a job.
   for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"}) unsetenv(variable);
   if (launch.hides_gpus) setenv("CUDA_VISIBLE_DEVICES", "", 1);
+  setenv("TMPDIR", temporary.c_str(), 1);
   setenv("OMP_NUM_THREADS", "1", 1);
   setenv("OMP_WAIT_POLICY", "passive", 1);
   std::vector<char*> arguments;
@@ -121,8 +123,10 @@ Program::Program(const Launch& launch) : launch_(launch) {
                            std::to_string(sequence++);
   output_path_ = base + ".out";
   errors_path_ = base + ".err";
-  std::vector<std::string> command;
-  if (launch.ranks > 1) {
+  temporary_path_ = base + ".tmp";
+  fs::create_directory(temporary_path_);
+  std::vector<std::string> command = launch.launcher;
+  if (command.empty() && launch.ranks > 1) {
     command = {std::string(SALAMANDER_SOURCE_DIR) + "/scripts/mpirun_local", "-n",
                std::to_string(launch.ranks)};
   }
@@ -131,7 +135,7 @@ Program::Program(const Launch& launch) : launch_(launch) {
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   process_ = fork();
   SALAMANDER_CHECK(process_ >= 0) << "fork failed";
-  if (process_ == 0) Become(launch, command, output_path_, errors_path_);
+  if (process_ == 0) Become(launch, command, output_path_, errors_path_, temporary_path_);
 }
 
 Program::~Program() {
@@ -139,6 +143,7 @@ Program::~Program() {
   std::error_code ignored;
   fs::remove(output_path_, ignored);
   fs::remove(errors_path_, ignored);
+  fs::remove_all(temporary_path_, ignored);
 }
 
 bool Program::IsRunning() {

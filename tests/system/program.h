@@ -12,12 +12,13 @@
 namespace salamander {
 
 struct Launch {
-  std::vector<std::string> arguments;
-  std::string directory;          // to run in
-  int ranks = 1;                  // above 1: through scripts/mpirun_local
-  double timeout_seconds = 20.0;  // killed then; sanitized builds have ten times as long
-  int64_t largest_file = 0;       // > 0: writes beyond fail as on a full disk
-  bool hides_gpus = false;        // as on a machine without any
+  std::vector<std::string> arguments = {};
+  std::string directory;                   // to run in
+  int ranks = 1;                           // above 1: through scripts/mpirun_local
+  std::vector<std::string> launcher = {};  // what starts the program, where it is something else
+  double timeout_seconds = 20.0;           // killed then; sanitized builds have ten times as long
+  int64_t largest_file = 0;                // > 0: writes beyond fail as on a full disk
+  bool hides_gpus = false;                 // as on a machine without any
 };
 
 struct Outcome {
@@ -52,7 +53,7 @@ class Program {
   pid_t process_ = -1;
   bool has_ended_ = false;
   int wait_status_ = 0;
-  std::string output_path_, errors_path_;
+  std::string output_path_, errors_path_, temporary_path_;
 };
 
 Outcome RunProgram(const Launch& launch);
