@@ -1,8 +1,10 @@
 // On two ranks: a step gives what one rank gives, and a rank that fails fails all.
 #include "trainer/step/train_step.h"
 
+#include <chrono>
 #include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -13,6 +15,7 @@
 #include "tests/distributed/world.h"
 #include "tests/support/random_tensor.h"
 #include "tests/trainer/step_problem.h"
+#include "trainer/run/rank_times.h"
 
 namespace salamander {
 namespace {
@@ -147,6 +150,27 @@ TEST(TrainStepRanksTest, ALossThatOverflowsOnOneRankChangesNoRanksWeights) {
   EXPECT_FALSE(result->is_finite);
   EXPECT_TRUE(BytesOfAllRanks(problem.weights().Flat()) == before);
   EXPECT_EQ(problem.optimizer().step(), 0);
+}
+
+// Rank 0 waits for rank 1, which is no time of its own.
+TEST(TrainStepRanksTest, ARankThatReadsSlowlyIsNamedTheSlowest) {
+  StepProblem problem;
+  constexpr double kSecondsToRead = 0.2;
+  const SequenceAt sequence_at = [&](int64_t n) -> absl::StatusOr<PackedStream> {
+    if (World().rank() == 1)
+      std::this_thread::sleep_for(std::chrono::duration<double>(kSecondsToRead));
+    return StepProblem::Sequence(n);
+  };
+  const auto result = problem.Step(World(), 0, kBatch, {.sequence_at = sequence_at});
+  ASSERT_TRUE(result.ok()) << result.status();
+  RankTimes times;
+  times.Add(result->own_seconds);
+  const auto gathered = times.Gather(World());
+  ASSERT_TRUE(gathered.ok()) << gathered.status();
+  EXPECT_EQ(gathered->front().rank, 1);
+  EXPECT_GE(gathered->front().seconds, 2 * kSecondsToRead);  // it reads two sequences
+  EXPECT_EQ(gathered->back().rank, 0);
+  EXPECT_LT(gathered->back().seconds, 2 * kSecondsToRead);
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <memory>
 #include <random>
+#include <sstream>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -211,6 +213,23 @@ TEST_F(ResumeTest, KilledWhileACheckpointIsWrittenNothingIsLostAndLeftoversGo) {
   EXPECT_GT(caught, 0);
   road->Succeed(command);
   ExpectAsReference(run, 1);
+}
+
+TEST_F(ResumeTest, TwoRanksTellEveryTenthStepWhichIsSlowest) {
+  for (const int ranks : {1, 2}) {
+    std::istringstream stream(ReadText(road->Path(Reference(ranks) + "/metrics.jsonl")));
+    int told = 0;
+    for (std::string line; std::getline(stream, line);) {
+      const auto json = nlohmann::json::parse(line);
+      if (!json.contains("slowest_1_rank")) continue;
+      ++told;
+      EXPECT_EQ(json.at("step").get<int64_t>() % 10, 0) << line;
+      EXPECT_EQ(json.at("slowest_1_rank").get<int>() + json.at("slowest_2_rank").get<int>(), 1);
+      EXPECT_GE(json.at("slowest_1_seconds"), json.at("median_rank_seconds")) << line;
+      EXPECT_GE(json.at("median_rank_seconds"), json.at("slowest_2_seconds")) << line;
+    }
+    EXPECT_EQ(told, ranks == 1 ? 0 : kSteps / 10);
+  }
 }
 
 TEST_F(ResumeTest, AFinishedRunSaysSoAndChangesNothing) {

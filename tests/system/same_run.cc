@@ -60,6 +60,10 @@ std::vector<std::string> MetricsOf(const std::string& run) {
     json.erase("tokens_per_second");
     json.erase("teraflops_per_second");
     json.erase("mfu");
+    json.erase("median_rank_seconds");
+    for (const char* place : {"slowest_1", "slowest_2", "slowest_3", "slowest_4"}) {
+      for (const char* key : {"_rank", "_host", "_seconds"}) json.erase(std::string(place) + key);
+    }
     json.erase("arena_peak_bytes");  // since the run last started
     lines.push_back(json.dump());
   }

@@ -23,6 +23,7 @@
 #include "trainer/run/learning_rate.h"
 #include "trainer/run/memory_plan.h"
 #include "trainer/run/model_file.h"
+#include "trainer/run/rank_times.h"
 #include "trainer/run/run_state.h"
 #include "trainer/run/stage_data.h"
 #include "trainer/run/stage_model.h"
@@ -131,6 +132,7 @@ class TrainingRun {
   StagingMemory staging_;
   std::unique_ptr<BackgroundSave> save_;  // under way; on all ranks or on none
   bool has_told_of_memory_ = false;
+  RankTimes rank_times_;
   StopSignal stop_;
   int skipped_in_a_row_ = 0;
   double peak_flops_per_second_ =
@@ -418,6 +420,14 @@ absl::Status TrainingRun::LogStep(Stage& stage, const StepResult& result, double
                      {"seconds", seconds}};
   if (peak_flops_per_second_ > 0)
     metrics.emplace_back("mfu", flops_per_second / peak_flops_per_second_);
+  rank_times_.Add(result.own_seconds);
+  if (world_.size() > 1 && state_->progress.global_step % recipe_.log_every_steps == 0) {
+    ASSIGN_OR_RETURN(const std::vector<RankTime> times, rank_times_.Gather(world_));
+    const Metrics slowest = RankMetrics(times);
+    metrics.insert(metrics.end(), slowest.begin(), slowest.end());
+    const std::string complaint = rank_times_.Complaint(times);
+    if (is_first() && !complaint.empty()) LogWarning(complaint);
+  }
   return WriteMetrics("step", metrics);
 }
 

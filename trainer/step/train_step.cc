@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -14,6 +15,12 @@
 
 namespace salamander {
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point then) {
+  return std::chrono::duration<double>(Clock::now() - then).count();
+}
 
 // The sequences of this rank's data rank, cut into micro-batches.
 absl::StatusOr<std::vector<PackedStream>> ReadMicroBatches(const SequenceAt& sequence_at,
@@ -82,8 +89,10 @@ absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Ob
   const int64_t share = batch.sequences / data.size();
   SALAMANDER_CHECK(share * data.size() == batch.sequences)
       << batch.sequences << " sequences on " << data.size() << " ranks";
+  const auto before_reading = Clock::now();
   auto read = ReadMicroBatches(sequence_at, first_sequence + data.rank() * share, share,
                                batch.sequences_per_micro, parallel);
+  double own_seconds = SecondsSince(before_reading);
   RETURN_IF_ERROR(AgreeOnStatus(parallel.world(), read.status()));
   const std::vector<PackedStream> micro_batches = *std::move(read);
 
@@ -98,14 +107,19 @@ absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Ob
                      " hold no token to learn from; check the loss masks of the data"));
   }
 
+  const auto before_passes = Clock::now();
   const auto sum = AccumulateAll(resources, objective, micro_batches, 1.0 / weights[0]);
+  own_seconds += SecondsSince(before_passes);
   // A rank that fails sends no gradients, and the others must not wait for them.
   RETURN_IF_ERROR(AgreeOnStatus(parallel.world(), sum.status()));
   std::array<double, 1> loss = {*sum};
   RETURN_IF_ERROR(parallel.replicas().AllReduceSum(absl::MakeSpan(loss)));
 
   // Every rank sees the same sums, so every rank takes the same branch.
-  StepResult result{.loss = loss[0] / weights[0], .row_weights = weights[0], .flops = weights[1]};
+  StepResult result{.loss = loss[0] / weights[0],
+                    .row_weights = weights[0],
+                    .own_seconds = own_seconds,
+                    .flops = weights[1]};
   result.is_finite = std::isfinite(result.loss);
   if (!result.is_finite) return result;
   RETURN_IF_ERROR(

@@ -34,6 +34,7 @@ struct StepResult {
   double loss = 0.0;
   double gradient_norm = 0.0;
   double row_weights = 0.0;  // that the loss was divided by, over all ranks
+  double own_seconds = 0.0;  // of this rank's reading and passes, without waiting for the others
   double flops = 0.0;        // model operations of the whole batch, over all ranks (model/flops.h)
   bool is_finite = true;  // false: loss or gradient was not, and no weight was changed, on any rank
 };
