@@ -64,6 +64,18 @@ std::vector<pid_t> DescendantsOf(pid_t root) {
   return all;
 }
 
+// The processes below one that run the program.
+std::vector<pid_t> RanksBelow(pid_t root) {
+  std::vector<pid_t> ranks;
+  for (const pid_t process : DescendantsOf(root)) {
+    std::error_code error;
+    if (fs::read_symlink("/proc/" + std::to_string(process) + "/exe", error) ==
+        fs::canonical(SALAMANDER_PROGRAM))
+      ranks.push_back(process);
+  }
+  return ranks;
+}
+
 // In the child, between fork and exec.
 [[noreturn]] void Become(const Launch& launch, const std::vector<std::string>& command,
                          const std::string& output, const std::string& errors,
@@ -158,14 +170,17 @@ void Program::Signal(int signal) const {
 
 void Program::SignalRank(int signal) const {
   if (launch_.ranks == 1) return Signal(signal);
-  for (const pid_t process : DescendantsOf(process_)) {
-    std::error_code error;
-    if (fs::read_symlink("/proc/" + std::to_string(process) + "/exe", error) ==
-        fs::canonical(SALAMANDER_PROGRAM)) {
-      kill(process, signal);
-      return;
-    }
+  const std::vector<pid_t> ranks = RanksBelow(process_);
+  if (!ranks.empty()) kill(ranks.front(), signal);
+}
+
+pid_t Program::ProcessOf(int rank) const {
+  const std::string mark = std::string("\0OMPI_COMM_WORLD_RANK=", 22) + std::to_string(rank) + '\0';
+  for (const pid_t process : RanksBelow(process_)) {
+    const std::string variables = ReadText("/proc/" + std::to_string(process) + "/environ");
+    if (variables.find(mark) != std::string::npos) return process;
   }
+  return -1;
 }
 
 Outcome Program::Wait() {

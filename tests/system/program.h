@@ -45,8 +45,12 @@ class Program {
 
   bool IsRunning();
   void Signal(int signal) const;      // to the process that was started
-  void SignalRank(int signal) const;  // to one rank; to the program itself where it is alone
+  void SignalRank(int signal) const;  // to any rank; to the program itself where it is alone
+  pid_t ProcessOf(int rank) const;    // of several; -1: there is none
   Outcome Wait();
+
+  // Its temporary folder, which goes with it.
+  const std::string& temporary_path() const { return temporary_path_; }
 
  private:
   Launch launch_;

@@ -63,30 +63,38 @@ std::optional<DatedRecord> RecordLeftBy(const RankRecord& lost, const RankRecord
 }
 
 Fault FindFault(const std::vector<DatedRecord>& records, size_t waiting) {
-  const CollectiveCall& call = records[waiting].record.oldest_open;
-  const std::string waits =
-      absl::StrCat("which rank ", records[waiting].record.rank,
-                   " waits in: ", CollectiveText(records[waiting].record, records[waiting].now_ns));
+  const auto which_waits_in = [](const DatedRecord& dated) {
+    return absl::StrCat("which rank ", dated.record.rank,
+                        " waits in: ", CollectiveText(dated.record, dated.now_ns));
+  };
   std::vector<size_t> found =
       Where(records, [](const RankRecord& record) { return record.oldest_open.number == 0; });
-  if (!found.empty())
-    return {std::move(found), absl::StrCat("did not come to a collective ", waits)};
+  if (!found.empty()) {
+    return {std::move(found),
+            absl::StrCat("did not come to a collective ", which_waits_in(records[waiting]))};
+  }
 
-  int64_t first = call.number;
-  for (const DatedRecord& dated : records) first = std::min(first, dated.record.oldest_open.number);
-  found =
-      Where(records, [&](const RankRecord& record) { return record.oldest_open.number == first; });
-  if (found.size() < records.size())
-    return {std::move(found), absl::StrCat("stays in an earlier collective than the one ", waits)};
+  const auto [first, last] =
+      std::minmax_element(records.begin(), records.end(), [](const auto& a, const auto& b) {
+        return a.record.oldest_open.number < b.record.oldest_open.number;
+      });
+  const int64_t earliest = first->record.oldest_open.number;
+  found = Where(records,
+                [&](const RankRecord& record) { return record.oldest_open.number == earliest; });
+  if (found.size() < records.size()) {
+    return {std::move(found), absl::StrCat("does not leave an earlier collective than the one ",
+                                           which_waits_in(*last))};
+  }
 
   const std::string name = MostCommonName(records);
   found =
       Where(records, [&](const RankRecord& record) { return NameOf(record.oldest_open) != name; });
   if (!found.empty())
     return {std::move(found), absl::StrCat("is in another collective than the others, ", name)};
-  return {{},
-          absl::StrCat("all ranks are in the same collective and it does not end, ", waits,
-                       "; look at the network between the hosts")};
+  return {
+      {},
+      absl::StrCat("all ranks are in the same collective and it does not end, ",
+                   which_waits_in(records[waiting]), "; look at the network between the hosts")};
 }
 
 }  // namespace salamander
