@@ -24,24 +24,32 @@ CollectiveWatch::~CollectiveWatch() {
   }
   changed_.notify_all();
   thread_.join();
+  while (!pending_.empty()) Pop();
 }
 
 void CollectiveWatch::Enqueued(const char* operation, int64_t bytes) {
-  const auto patience = std::chrono::duration_cast<Clock::duration>(
-      std::chrono::duration<double>(options_.timeout_seconds));
   const std::lock_guard<std::mutex> lock(mutex_);
-  pending_.push_back({operation, ++enqueued_, bytes, Clock::now() + patience});
+  const int64_t logged =
+      options_.log == nullptr ? 0 : options_.log->Begin(options_.group, operation, bytes);
+  pending_.push_back({operation, ++enqueued_, bytes, logged, Clock::now()});
+}
+
+void CollectiveWatch::Pop() {
+  if (options_.log != nullptr) options_.log->End(pending_.front().logged);
+  pending_.pop_front();
 }
 
 absl::Status CollectiveWatch::Look() {
   const auto ended = options_.ended();
-  while (ended.ok() && !pending_.empty() && pending_.front().number <= *ended) pending_.pop_front();
+  while (ended.ok() && !pending_.empty() && pending_.front().number <= *ended) Pop();
   if (pending_.empty()) return Annotate(ended.status(), absl::StrCat("rank ", options_.rank));
   const Pending& oldest = pending_.front();
   const std::string what = absl::StrCat("rank ", options_.rank, ": ", oldest.operation, " number ",
                                         oldest.number, " of ", oldest.bytes, " bytes");
   if (!ended.ok()) return Annotate(ended.status(), absl::StrCat(what, " failed"));
-  if (Clock::now() < oldest.deadline) return absl::OkStatus();
+  const std::chrono::duration<double> since = Clock::now() - oldest.enqueued;
+  if (options_.timeout_seconds <= 0 || since.count() < options_.timeout_seconds)
+    return absl::OkStatus();
   return absl::DeadlineExceededError(
       absl::StrCat(what, " did not end within ", options_.timeout_seconds,
                    " seconds; another rank has died, hangs, or is in another collective: look for "

@@ -10,9 +10,12 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <string>
 #include <thread>
 
 #include "absl/status/statusor.h"
+
+#include "model/parallel/watch/collective_log.h"
 
 namespace salamander {
 
@@ -20,7 +23,11 @@ class CollectiveWatch {
  public:
   struct Options {
     int rank = 0;
-    double timeout_seconds = 600;
+    double timeout_seconds = 600;  // 0: no limit
+    // Where each is kept from its enqueueing to its end, under the group's name; nullptr: nowhere.
+    // Outlives the watch.
+    CollectiveLog* log = nullptr;
+    std::string group = {};
     // How many collectives have ended, in the order they were enqueued, or what went wrong. Called
     // from the watch's thread.
     std::function<absl::StatusOr<int64_t>()> ended;
@@ -41,10 +48,12 @@ class CollectiveWatch {
     const char* operation;
     int64_t number;  // from 1
     int64_t bytes;
-    Clock::time_point deadline;
+    int64_t logged;  // its number in the log
+    Clock::time_point enqueued;
   };
 
   void Watch();
+  void Pop();
   // What went wrong with the oldest collective that has not ended, or OK.
   absl::Status Look();
 

@@ -17,6 +17,7 @@
 
 #include "kernels/base/execution_context.h"
 #include "kernels/base/tensor_view.h"
+#include "model/parallel/watch/collective_log.h"
 
 namespace salamander {
 
@@ -51,6 +52,9 @@ class Communicator {
 
   // What the group is called in messages and metrics: "world", "tensor".
   const std::string& name() const { return name_; }
+
+  // Where the rank keeps its collectives, of this group and all others; nullptr: nowhere.
+  virtual CollectiveLog* log() const { return nullptr; }
 
   // In place, the same bits on every rank. fp32 or fp64.
   absl::Status AllReduceSum(const TensorView& buffer);

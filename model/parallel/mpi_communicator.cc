@@ -13,7 +13,6 @@
 
 #include <mpi.h>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/bfloat16.h"
@@ -99,6 +98,7 @@ class MpiCommunicator : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   std::string transport() const override { return "MPI"; }
+  CollectiveLog* log() const override { return &log_; }
 
   using Communicator::AllGather;
   using Communicator::AllReduceSum;
@@ -278,24 +278,9 @@ bool LaunchedAsJob() {
   return false;
 }
 
-// An environment variable that holds seconds.
-absl::StatusOr<double> SecondsFrom(const char* variable, double otherwise, double at_least) {
-  const char* const text = std::getenv(variable);
-  if (text == nullptr) return otherwise;
-  double seconds = -1.0;
-  if (absl::SimpleAtod(text, &seconds) && (seconds == 0.0 || seconds >= at_least)) return seconds;
-  return absl::InvalidArgumentError(absl::StrCat(variable, ": found '", text, "', expected ",
-                                                 at_least, " seconds or more, or 0 for no limit"));
-}
-
 absl::StatusOr<RankWatchOptions> WatchOptions() {
   RankWatchOptions options;
-  // Below that a rank would be lost by a few late messages.
-  constexpr double kLeastSilence = 3.0, kLeastCollective = 1.0;
-  ASSIGN_OR_RETURN(options.silence_seconds,
-                   SecondsFrom("SALAMANDER_SILENCE_SECONDS", 30.0, kLeastSilence));
-  ASSIGN_OR_RETURN(options.collective_seconds,
-                   SecondsFrom("SALAMANDER_COLLECTIVE_SECONDS", 600.0, kLeastCollective));
+  ASSIGN_OR_RETURN(options.limits, WatchLimits::FromEnvironment());
   options.tell = [](const std::string& text) { LogError(text); };
   return options;
 }

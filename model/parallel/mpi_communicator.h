@@ -16,9 +16,6 @@ namespace salamander {
 // Starts MPI where the process was launched by mpirun (or srun) and ends it on destruction. A
 // process started by hand is a group of one and never touches MPI. The ranks of a job watch each
 // other (watch/rank_watch.h) from here on: one that is lost ends all.
-//
-//   SALAMANDER_SILENCE_SECONDS     a rank that is not heard of for so long is lost; 30, 0 for never
-//   SALAMANDER_COLLECTIVE_SECONDS  a collective that lasts longer ends the job; 600, 0 for never
 class MpiEnvironment {
  public:
   static absl::StatusOr<std::unique_ptr<MpiEnvironment>> Start();

@@ -102,6 +102,8 @@ class Nccl : public Communicator {
         watch_(std::make_unique<CollectiveWatch>(
             CollectiveWatch::Options{.rank = host_->rank(),
                                      .timeout_seconds = options.timeout_seconds,
+                                     .log = host_->log(),
+                                     .group = host_->name(),
                                      .ended = [this] { return Ended(); },
                                      .on_failure = options.on_failure})) {}
   ~Nccl() override {
@@ -113,6 +115,7 @@ class Nccl : public Communicator {
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
   std::string transport() const override { return "NCCL"; }
+  CollectiveLog* log() const override { return host_->log(); }
 
   using Communicator::AllGather;
   using Communicator::AllReduceSum;

@@ -21,6 +21,7 @@ class Staged : public Communicator {
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
   std::string transport() const override { return host_->transport() + " by way of the host"; }
+  CollectiveLog* log() const override { return host_->log(); }
 
   using Communicator::AllGather;
   using Communicator::AllReduceSum;

@@ -75,5 +75,40 @@ TEST_F(CollectiveWatchTest, HasNothingToSayOfCollectivesThatEnd) {
   EXPECT_EQ(times_told_, 0);
 }
 
+TEST_F(CollectiveWatchTest, KeepsTheLogOpenUntilTheDeviceIsDone) {
+  CollectiveLog log(testing::TempDir() + "missing", "job", 3);
+  std::atomic<int64_t> ended = 0;
+  CollectiveWatch watch({.rank = 3,
+                         .timeout_seconds = 0,
+                         .log = &log,
+                         .group = "tensor",
+                         .ended = [&]() -> absl::StatusOr<int64_t> { return ended.load(); },
+                         .on_failure = [](const absl::Status&) {}});
+  watch.Enqueued("all-gather", 4000);
+  watch.Enqueued("broadcast", 8);
+  EXPECT_THAT(CollectiveText(log.record(), MonotonicNanoseconds()),
+              HasSubstr("number 1, all-gather of 4000 bytes in group tensor, begun"));
+  ended = 1;
+  while (log.record().oldest_open.number == 1) std::this_thread::yield();
+  EXPECT_EQ(log.record().oldest_open.number, 2);
+  ended = 2;
+  while (log.record().oldest_open.number == 2) std::this_thread::yield();
+  EXPECT_THAT(CollectiveText(log.record(), MonotonicNanoseconds()), HasSubstr("number 2"));
+}
+
+TEST_F(CollectiveWatchTest, ClosesTheLogOfWhatItGivesUp) {
+  CollectiveLog log(testing::TempDir() + "missing", "job", 3);
+  {
+    CollectiveWatch watch({.rank = 3,
+                           .timeout_seconds = 0,
+                           .log = &log,
+                           .group = "tensor",
+                           .ended = []() -> absl::StatusOr<int64_t> { return 0; },
+                           .on_failure = [](const absl::Status&) {}});
+    watch.Enqueued("all-gather", 4000);
+  }
+  EXPECT_EQ(log.record().oldest_open.number, 0);
+}
+
 }  // namespace
 }  // namespace salamander

@@ -128,8 +128,7 @@ class RankWatchTest : public testing::Test {
   }
 
   RankWatchOptions options_{.token = "0123456789abcdef",
-                            .silence_seconds = 0,
-                            .collective_seconds = 0,
+                            .limits = {.silence_seconds = 0, .collective_seconds = 0},
                             .tell = {},
                             .end_process = {}};
   std::string folder_;
@@ -157,7 +156,7 @@ TEST_F(RankWatchTest, NamesAKilledRankAndTheCollectiveItWasIn) {
 }
 
 TEST_F(RankWatchTest, NamesAStoppedRank) {
-  options_.silence_seconds = 3;
+  options_.limits.silence_seconds = 3;
   ForkRankInCollective();
   const auto hub = Hub();
   const auto member = Member(1, *hub);
@@ -210,7 +209,7 @@ TEST_F(RankWatchTest, PassesOnTheFailureOfTheFirstRank) {
 }
 
 TEST_F(RankWatchTest, NamesTheRankThatDoesNotComeToACollective) {
-  options_.collective_seconds = 1;
+  options_.limits.collective_seconds = 1;
   const auto hub = Hub();
   const auto member = Member(1, *hub);
   const auto absent = Member(2, *hub);
@@ -225,7 +224,7 @@ TEST_F(RankWatchTest, NamesTheRankThatDoesNotComeToACollective) {
 }
 
 TEST_F(RankWatchTest, EndsAJobWhoseRanksAreAllStuckInOneCollective) {
-  options_.collective_seconds = 1;
+  options_.limits.collective_seconds = 1;
   const auto hub = Hub();
   const auto member = Member(1, *hub);
   for (WatchedRank* const rank : {hub.get(), member.get()})

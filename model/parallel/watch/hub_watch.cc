@@ -124,7 +124,7 @@ void HubWatch::Take(const WatchMessage& message, Member& member) {
 }
 
 void HubWatch::LookForSilence(WatchClock::time_point now) {
-  const double limit = options_.silence_seconds;
+  const double limit = options_.limits.silence_seconds;
   // Of a process that was itself stopped, nobody knows what the others did meanwhile.
   if (IsAfter(looked_, limit / 2, now)) {
     for (auto& [rank, member] : members_) member.heard = now;
@@ -141,7 +141,7 @@ void HubWatch::LookForSilence(WatchClock::time_point now) {
 }
 
 void HubWatch::LookForLateness() {
-  if (options_.collective_seconds <= 0) return;
+  if (options_.limits.collective_seconds <= 0) return;
   std::vector<DatedRecord> records = {{log_.record(), MonotonicNanoseconds()}};
   for (const auto& [rank, member] : members_) records.push_back(member.dated);
   const auto seconds_in = [](const DatedRecord& dated) {
@@ -151,7 +151,7 @@ void HubWatch::LookForLateness() {
   const auto latest =
       std::max_element(records.begin(), records.end(),
                        [&](const auto& a, const auto& b) { return seconds_in(a) < seconds_in(b); });
-  if (seconds_in(*latest) <= options_.collective_seconds) return;
+  if (seconds_in(*latest) <= options_.limits.collective_seconds) return;
   const Fault fault = FindFault(records, static_cast<size_t>(latest - records.begin()));
   for (const size_t index : fault.at_fault) Lose(records[index], fault.what);
   if (fault.at_fault.empty()) {

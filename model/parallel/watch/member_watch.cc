@@ -51,10 +51,10 @@ bool MemberWatch::Turn() {
   if (parted_.has_value()) return !link_->is_closed() && now - *parted_ < kSecondsToPart;
   if (link_->is_closed()) return EndWithoutHub(kGone);
   // Of a process that was itself stopped, nobody knows what the others did meanwhile.
-  if (IsAfter(looked_, options_.silence_seconds / 2, now)) heard_ = now;
+  if (IsAfter(looked_, options_.limits.silence_seconds / 2, now)) heard_ = now;
   looked_ = now;
-  if (IsAfter(heard_, options_.silence_seconds, now))
-    return EndWithoutHub(SilentText(options_.silence_seconds));
+  if (IsAfter(heard_, options_.limits.silence_seconds, now))
+    return EndWithoutHub(SilentText(options_.limits.silence_seconds));
   if (const auto failure = thread_.failure())
     Send(WatchMessageKind::kFailed, failure->what, failure->exit_code);
   if (thread_.is_stopping()) {

@@ -13,13 +13,13 @@
 #include "absl/strings/string_view.h"
 
 #include "model/parallel/watch/collective_log.h"
+#include "model/parallel/watch/watch_limits.h"
 
 namespace salamander {
 
 struct RankWatchOptions {
-  std::string token;                // the same on every rank of the job, and on no other job's
-  double silence_seconds = 30;      // a rank that says nothing for so long is lost; 0: never
-  double collective_seconds = 600;  // a collective that lasts longer does not end; 0: it may
+  std::string token;  // the same on every rank of the job, and on no other job's
+  WatchLimits limits;
   // From the watch's thread. `end_process` comes last, with the exit code, and need not return.
   std::function<void(const std::string&)> tell;
   std::function<void(int)> end_process;

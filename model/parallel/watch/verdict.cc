@@ -91,10 +91,10 @@ Fault FindFault(const std::vector<DatedRecord>& records, size_t waiting) {
       Where(records, [&](const RankRecord& record) { return NameOf(record.oldest_open) != name; });
   if (!found.empty())
     return {std::move(found), absl::StrCat("is in another collective than the others, ", name)};
-  return {
-      {},
-      absl::StrCat("all ranks are in the same collective and it does not end, ",
-                   which_waits_in(records[waiting]), "; look at the network between the hosts")};
+  return {{},
+          absl::StrCat("all ranks are in the same collective and it does not end, ",
+                       which_waits_in(records[waiting]),
+                       "; look at the network between the hosts and at their devices")};
 }
 
 }  // namespace salamander
