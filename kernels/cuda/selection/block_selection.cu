@@ -43,10 +43,12 @@ __global__ void __launch_bounds__(kTileThreads, 2) SelectKernel(const SelectArgs
     }
     for (int query = warp; query < tile.queries; query += kTileThreads / kWarp) {
       const float* const scores = block_scores + query * args.score_pitch;
-      const auto find_cut = [&](int begin, int end, int places) {
-        return FindCut(scores, begin, end, {0, kHighestScore, places, end - begin}, bins[warp]);
+      const auto list_best = [&](int begin, int end, int places, int32_t* list) {
+        const ScoreCut cut =
+            FindCut(scores, begin, end, {0, kHighestScore, places, end - begin}, bins[warp]);
+        ListAboveCut(scores, begin, end, cut, list);
       };
-      ListBlocks(args, tile.position + query, scores, find_cut,
+      ListBlocks(args, tile.position + query, list_best,
                  args.List(tile.query_row + query, tile.key_head));
     }
     __syncthreads();
@@ -81,19 +83,21 @@ absl::Status SelectBlocks(const ExecutionContext& context, const SelectBlocksArg
   RETURN_IF_ERROR(CheckHeadDim("SelectBlocks", args.q.dim(2)));
   const ArenaScope scope(*context.arena);
   SelectArgs select = MakeSelectArgs(args);
-  const bool has_warpgroups = CanSelectByWarpgroups(context, select);
+  int64_t most_blocks = 0;
+  for (const Segment& segment : args.segments) {
+    most_blocks = std::max(most_blocks, CeilDivide(segment.key_count(), args.shape.block_size));
+  }
+  const bool has_warpgroups = CanSelectByWarpgroups(context, select, most_blocks);
   select.tile_queries =
       has_warpgroups ? kWarpgroupTileQueries : std::max(1, kTileRows / select.rows.group);
   select.tile_rows = select.tile_queries * select.rows.group;
   std::vector<SegmentPlan> segments;
-  int64_t most_blocks = 0;
   for (const Segment& segment : args.segments) {
     SegmentPlan entry = {segment.query_begin, segment.query_count, segment.key_begin,
                          segment.first_position};
     entry.first_item = select.items;
     segments.push_back(entry);
     select.items += CeilDivide(segment.query_count, select.tile_queries) * select.rows.key_heads;
-    most_blocks = std::max(most_blocks, CeilDivide(segment.key_count(), args.shape.block_size));
   }
   if (segments.empty()) return absl::OkStatus();
   ASSIGN_OR_RETURN(select.rows.segments,

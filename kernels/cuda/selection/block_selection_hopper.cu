@@ -19,18 +19,20 @@
 // window that reaches into the block from the one before it comes from the lane below.
 //
 // Scorers store a query's block scores in global memory, which stays in the L2 cache, and count
-// them by size in shared memory; the count leaves a lister few scores to look at.
+// them by size in shared memory. By the count a lister knows which of 256 sizes the last score of
+// the list has. It reads the scores once, sorts the blocks into bits, those of larger scores and
+// those of that size, decides among the few scores of the latter, and lists the bits.
 //
 // A query's result does not depend on its neighbours: tiles of windows start at the same window for
 // all, and all sums have a fixed order.
 //
 // Registers of a scorer's thread: 64 left operands, 32 accumulators, 16 sums of windows. Shared
-// memory for heads of 128: 64 KiB of keys, 96 KiB of queries, 48 KiB of counts.
+// memory for heads of 128: 64 KiB of keys, 96 KiB of queries, 48 KiB of counts, 15 KiB of listers.
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/selection/block_selection_hopper.h"
-#include "kernels/cuda/selection/block_top_k.cuh"
 #include "kernels/cuda/selection/selection_tiles.cuh"
+#include "kernels/cuda/selection/warpgroup_lister.cuh"
 #include "kernels/cuda/selection/warpgroup_scorer.cuh"
 #include "kernels/cuda/selection/warpgroup_selection.cuh"
 #include "kernels/cuda/warpgroup.cuh"
@@ -38,42 +40,6 @@
 namespace salamander::cuda {
 namespace warpgroup_selection {
 namespace {
-
-// By kCount threads.
-template <int kCount>
-__device__ void ZeroCounts(int* counts, int size, int thread) {
-  for (int i = thread * 4; i < size; i += kCount * 4) *reinterpret_cast<int4*>(counts + i) = {};
-}
-
-// A listing warp takes every third query.
-template <int kD>
-__device__ void ListTiles(const SelectArgs& args, const SharedMemory<kD>& memory, int lister) {
-  Barriers& barriers = memory.barriers();
-  RingPlace<kScoreBuffers> place;
-  VisitTiles(args, [&](const SelectionTile& tile) {
-    const bool is_scored = tile.IsScored(args);
-    const int buffer = place.Slot();
-    if (is_scored) SharedBarrier(&barriers.scores_full[buffer]).Wait(place.FullParity());
-    for (int query = lister; query < tile.queries; query += kListers) {
-      const float* const scores = ScoresOf(args, buffer, query);
-      int* const counts = memory.Counts(buffer, query);
-      const auto find_cut = [&](int begin, int end, int places) {
-        const CutBin cut(counts, places);
-        return FindCut(scores, begin, end,
-                       {ScoreBin::Low(cut.bin), ScoreBin::High(cut.bin), cut.places, cut.count},
-                       memory.Scratch(lister));
-      };
-      ListBlocks(args, tile.position + query, scores, find_cut,
-                 args.List(tile.query_row + query, tile.key_head));
-      __syncwarp();
-      if (is_scored) ZeroCounts<kWarp>(counts, kBins, static_cast<int>(threadIdx.x) % kWarp);
-    }
-    if (!is_scored) return;
-    __syncwarp();
-    if (IsFirstLane()) SharedBarrier(&barriers.scores_empty[buffer]).Arrive();
-    place.Advance();
-  });
-}
 
 // Grid: as many blocks as stay resident. Block: the loader and the listers are the first
 // warpgroup, then the scorers.
@@ -101,13 +67,14 @@ __global__ void __launch_bounds__(kThreads, 1) SelectKernel(const SelectArgs arg
 }  // namespace
 }  // namespace warpgroup_selection
 
-bool CanSelectByWarpgroups(const ExecutionContext& context, const SelectArgs& args) {
+bool CanSelectByWarpgroups(const ExecutionContext& context, const SelectArgs& args,
+                           int64_t most_blocks) {
   const int head_dim = args.rows.head_dim;
   return context.cuda->has_warpgroups() && args.rows.group == warpgroup_selection::kGroup &&
          (head_dim == 64 || head_dim == 128) && args.rows.is_aligned && args.rows.scale > 0.0F &&
          args.fine.size == 2 * args.fine.stride &&
          args.block_size == warpgroup_selection::kWindowsPerBlock * args.fine.stride &&
-         args.local_blocks > 0;
+         args.local_blocks > 0 && most_blocks <= kWarpgroupMostBlocks;
 }
 
 absl::Status SelectByWarpgroups(const ExecutionContext& context, const SelectArgs& args,

@@ -17,11 +17,13 @@ struct SelectArgs;
 constexpr int kWarpgroupTileQueries = 24;
 constexpr int kWarpgroupTilesAtOnce = 2;
 constexpr int kWarpgroupScoreMultiple = 16;  // of the pitch of the scores
+constexpr int kWarpgroupMostBlocks = 16384;  // of a document: 1M tokens in blocks of 64
 
 // Whether the device and the shape allow it: groups of 16 heads of 64 or 128, blocks of 4 strides
 // of windows of 2 strides, and a local block, so that a query sees every window of the blocks that
-// it scores.
-bool CanSelectByWarpgroups(const ExecutionContext& context, const SelectArgs& args);
+// it scores; documents of so many blocks.
+bool CanSelectByWarpgroups(const ExecutionContext& context, const SelectArgs& args,
+                           int64_t most_blocks);
 
 absl::Status SelectByWarpgroups(const ExecutionContext& context, const SelectArgs& args,
                                 int64_t thread_blocks);

@@ -46,6 +46,9 @@ struct ScoreCut {
 struct CutRange {
   unsigned low, high;
   int places, count;
+
+  // Whether it depends on the scores which of them are taken.
+  __device__ bool IsUndecided() const { return count > places && low < high; }
 };
 
 // The bin of a histogram that the `places`-th best of all is in, how many of the bin are among the
@@ -71,71 +74,93 @@ struct CutBin {
       if (lane >= offset) through += other;
     }
     const int owner = __ffs(static_cast<int>(__ballot_sync(kFullMask, through >= wanted))) - 1;
-    bin = top;
+    int below = 0;  // the top bin that the lane owns
     places = wanted - (through - sum);
     count = own[0];
 #pragma unroll
     for (int i = 1; i < kOwn; ++i) {
-      if (bin != top - i + 1 || places <= count) continue;
+      if (below != i - 1 || places <= count) continue;
       places -= count;
       count = own[i];
-      --bin;
+      below = i;
     }
+    bin = top - below;
     bin = __shfl_sync(kFullMask, bin, owner);
     places = __shfl_sync(kFullMask, places, owner);
     count = __shfl_sync(kFullMask, count, owner);
   }
 };
 
+// Few scores that a warp has gathered, in order: lane l has those at l, l + 32 and so on, and zeros
+// behind the last.
+struct FewScores {
+  static constexpr int kOwn = kBins / kWarp;
+  unsigned own[kOwn];
+  int count;
+
+  // By a warp, which may change `kept` as soon as this returns.
+  __device__ FewScores(const unsigned* kept, int kept_count) : count(kept_count) {
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) own[i] = Holds(i) ? kept[i * kWarp + threadIdx.x % kWarp] : 0;
+    __syncwarp();
+  }
+
+  __device__ static int Place(int i) {
+    return i * kWarp + static_cast<int>(threadIdx.x) % kWarp;
+  }
+  __device__ bool Holds(int i) const {
+    return Place(i) < count;
+  }
+
+  // bits > 0
+  __device__ int CountFrom(unsigned bits) const {
+    unsigned mine = 0;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) mine += own[i] >= bits ? 1 : 0;
+    return static_cast<int>(__reduce_add_sync(kFullMask, mine));
+  }
+
+  // The cut where these are the scores in the range, which is halved.
+  __device__ ScoreCut Cut(const CutRange& range) const {
+    unsigned low = range.low, high = range.high;
+    while (low < high) {
+      const unsigned middle = high - (high - low) / 2;
+      const int from = CountFrom(middle);
+      if (from == range.places) return {middle, range.places};
+      if (from > range.places) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    return {low, range.places - CountFrom(low + 1)};
+  }
+};
+
 // The cut where no more than kBins scores [begin, end) lie in the range: they are gathered in
-// `kept`, and the range is halved. By a warp.
+// `kept`. By a warp.
 __device__ inline ScoreCut CutAmongFew(const float* scores, int begin, int end,
                                        const CutRange& range, unsigned* kept) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const unsigned lower = (1U << threadIdx.x % kWarp) - 1;
   int count = 0;
   VisitScores(scores, begin, end, [&](int, unsigned bits, bool is_block) {
     const bool is_kept = is_block && bits >= range.low && bits <= range.high;
     const unsigned all = __ballot_sync(kFullMask, is_kept);
-    if (is_kept) kept[count + __popc(all & ((1U << lane) - 1))] = bits;
+    if (is_kept) kept[count + __popc(all & lower)] = bits;
     count += __popc(all);
   });
-  __syncwarp();
-  unsigned own[kBins / kWarp];
-#pragma unroll
-  for (int i = 0; i < kBins / kWarp; ++i) {
-    own[i] = i * kWarp + lane < count ? kept[i * kWarp + lane] : 0;
-  }
-  __syncwarp();
-  const auto count_from = [&](unsigned bits) {  // bits > 0
-    unsigned mine = 0;
-#pragma unroll
-    for (int i = 0; i < kBins / kWarp; ++i) mine += own[i] >= bits ? 1 : 0;
-    return static_cast<int>(__reduce_add_sync(kFullMask, mine));
-  };
-  unsigned low = range.low, high = range.high;
-  while (low < high) {
-    const unsigned middle = high - (high - low) / 2;
-    const int from = count_from(middle);
-    if (from == range.places) return {middle, range.places};
-    if (from > range.places) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return {low, range.places - count_from(low + 1)};
+  return FewScores(kept, count).Cut(range);
 }
 
-// The cut of scores [begin, end). Narrows the range to one of 256 parts at a time, until all of it
-// is taken, few scores are left or it is one value. By a warp; bins: kBins counters.
-__device__ inline ScoreCut FindCut(const float* scores, int begin, int end, CutRange range,
-                                   int* bins) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  while (range.count > range.places && range.low < range.high) {
-    if (range.count <= kBins) {
-      return CutAmongFew(scores, begin, end, range, reinterpret_cast<unsigned*>(bins));
-    }
-    for (int i = lane; i < kBins; i += kWarp) bins[i] = 0;
+// Narrows the range that the cut of scores [begin, end) lies in to one of 256 parts at a time,
+// until all of it is taken, few scores are left or it is one value. By a warp; bins: kBins
+// counters.
+__device__ inline CutRange Narrow(const float* scores, int begin, int end, CutRange range,
+                                  int* bins) {
+  while (range.count > max(range.places, kBins) && range.low < range.high) {
+#pragma unroll 1  // the listers of Hopper's kernel have few registers
+    for (int i = static_cast<int>(threadIdx.x) % kWarp; i < kBins; i += kWarp) bins[i] = 0;
     __syncwarp();
     const int shift = max(24 - __clz(static_cast<int>(range.high - range.low)), 0);
     VisitScores(scores, begin, end, [&](int, unsigned bits, bool is_block) {
@@ -151,41 +176,53 @@ __device__ inline ScoreCut FindCut(const float* scores, int begin, int end, CutR
     range.places = cut.places;
     range.count = cut.count;
   }
-  return {range.low, range.places};
+  return range;
 }
 
-// Writes the list of the query at `position`, by a warp. find_cut(begin, end, places) says where to
-// cut scores [begin, end) so that `places` are taken, 0 < places < end - begin.
-template <typename FindCut>
-__device__ void ListBlocks(const SelectArgs& args, int64_t position, const float* scores,
-                           const FindCut& find_cut, int32_t* list) {
+// The cut of scores [begin, end), which lies in the range. By a warp; bins: kBins counters.
+__device__ inline ScoreCut FindCut(const float* scores, int begin, int end, CutRange range,
+                                   int* bins) {
+  range = Narrow(scores, begin, end, range, bins);
+  if (!range.IsUndecided()) return {range.low, range.places};
+  return CutAmongFew(scores, begin, end, range, reinterpret_cast<unsigned*>(bins));
+}
+
+// Writes the blocks [begin, end) whose scores the cut takes, in order. By a warp.
+__device__ inline void ListAboveCut(const float* scores, int begin, int end, ScoreCut cut,
+                                    int32_t* list) {
+  const unsigned lower = (1U << threadIdx.x % kWarp) - 1;
+  int written = 0;
+  VisitScores(scores, begin, end, [&](int block, unsigned bits, bool is_block) {
+    const unsigned tied = __ballot_sync(kFullMask, is_block && bits == cut.bits);
+    const bool is_taken =
+        is_block && (bits > cut.bits || (bits == cut.bits && __popc(tied & lower) < cut.ties));
+    const unsigned taken = __ballot_sync(kFullMask, is_taken);
+    if (is_taken) list[written + __popc(taken & lower)] = block;
+    cut.ties -= min(cut.ties, __popc(tied));
+    written += __popc(taken);
+  });
+}
+
+// Writes the list of the query at `position`, by a warp. list_best(begin, end, places, list) writes
+// the `places` best of blocks [begin, end) in order, 0 < places < end - begin.
+template <typename ListBest>
+__device__ void ListBlocks(const SelectArgs& args, int64_t position, const ListBest& list_best,
+                           int32_t* list) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int current = Quotient(position, args.block_size);
   const int begin = static_cast<int>(args.CandidatesBegin(position));
   const int end = static_cast<int>(args.CandidatesEnd(position));
   const int local = current + 1 - end;
   const int places = args.selected_blocks - begin - local;
+  const int before_local = begin + max(min(end - begin, places), 0);
   for (int block = lane; block < begin; block += kWarp) list[block] = block;
-  int written = begin;
+  for (int i = lane; i < local; i += kWarp) list[before_local + i] = end + i;
+  for (int i = before_local + local + lane; i < args.selected_blocks; i += kWarp) list[i] = -1;
   if (end - begin <= places) {
     for (int block = begin + lane; block < end; block += kWarp) list[block] = block;
-    written = end;
   } else if (places > 0) {
-    ScoreCut cut = find_cut(begin, end, places);
-    const unsigned lower = (1U << lane) - 1;
-    VisitScores(scores, begin, end, [&](int block, unsigned bits, bool is_block) {
-      const unsigned tied = __ballot_sync(kFullMask, is_block && bits == cut.bits);
-      const bool is_taken =
-          is_block && (bits > cut.bits || (bits == cut.bits && __popc(tied & lower) < cut.ties));
-      const unsigned taken = __ballot_sync(kFullMask, is_taken);
-      if (is_taken) list[written + __popc(taken & lower)] = block;
-      cut.ties -= min(cut.ties, __popc(tied));
-      written += __popc(taken);
-    });
+    list_best(begin, end, places, list + begin);
   }
-  for (int i = lane; i < local; i += kWarp) list[written + i] = end + i;
-  written += local;
-  for (int i = written + lane; i < args.selected_blocks; i += kWarp) list[i] = -1;
 }
 
 }  // namespace salamander::cuda

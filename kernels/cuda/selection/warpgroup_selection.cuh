@@ -37,6 +37,15 @@ struct Barriers {
   uint64_t nothing;  // what the loader tells of before it has filled anything
 };
 
+// A listing warp's.
+struct ListerScratch {
+  unsigned kept[kBins];  // scores; 16-byte aligned
+  int kept_blocks[kBins];
+  unsigned taken[kWarpgroupMostBlocks / kWarp];  // a bit for each block
+
+  __device__ int* bins() { return reinterpret_cast<int*>(kept); }
+};
+
 // Memory of a thread block.
 template <int kD>
 struct SharedMemory {
@@ -45,7 +54,7 @@ struct SharedMemory {
   static constexpr int kQueries = kStages * kKeyBytes;
   static constexpr int kCounts = kQueries + kTileQueries * kGroup * kD * 2;
   static constexpr int kScratch = kCounts + kScoreBuffers * kTileQueries * kBins * 4;
-  static constexpr int kBarriers = kScratch + kListers * kBins * 4;
+  static constexpr int kBarriers = kScratch + kListers * static_cast<int>(sizeof(ListerScratch));
   static constexpr int kBytes = kBarriers + static_cast<int>(sizeof(Barriers));
 
   char* memory;
@@ -56,8 +65,8 @@ struct SharedMemory {
   __device__ int* Counts(int buffer, int query) const {
     return reinterpret_cast<int*>(memory + kCounts) + (buffer * kTileQueries + query) * kBins;
   }
-  __device__ int* Scratch(int lister) const {
-    return reinterpret_cast<int*>(memory + kScratch) + lister * kBins;
+  __device__ ListerScratch& Scratch(int lister) const {
+    return reinterpret_cast<ListerScratch*>(memory + kScratch)[lister];
   }
   __device__ Barriers& barriers() const { return *reinterpret_cast<Barriers*>(memory + kBarriers); }
 
@@ -113,14 +122,21 @@ struct ScoreBin {
   }
 };
 
+// By kCount threads. counts: 16-byte aligned; size: a multiple of 4.
+template <int kCount>
+__device__ void ZeroCounts(int* counts, int size, int thread) {
+  for (int i = thread * 4; i < size; i += kCount * 4) *reinterpret_cast<int4*>(counts + i) = {};
+}
+
 // Calls visit(tile) for the thread block's tiles. The thread blocks take turns in alternating
 // order, since the first tile of a turn is the longest.
 template <typename Visit>
 __device__ void VisitTiles(const SelectArgs& args, const Visit& visit) {
+  const int items = static_cast<int>(args.items), grid = static_cast<int>(gridDim.x);
   int place = static_cast<int>(blockIdx.x);
-  for (int64_t first = 0; first < args.items; first += gridDim.x) {
-    if (first + place < args.items) visit(SelectionTile(args, first + place));
-    place = static_cast<int>(gridDim.x) - 1 - place;
+  for (int first = 0; first < items; first += grid) {
+    if (first + place < items) visit(SelectionTile(args, first + place));
+    place = grid - 1 - place;
   }
 }
 
