@@ -312,7 +312,7 @@ INSTANTIATE_TEST_SUITE_P(
                  "tensor_parallel = 2 x 3 of stage distill",
                  6},
         BadValue{"ContextNotBuilt", "sparse: on", "context_parallel: 2",
-                 "stages[1].context_parallel: this version runs data parallel only"},
+                 "stages[1].context_parallel: this version does not cut sequences"},
         BadValue{"RecomputedLayersOfNothing", "sparse: on", "recomputed_layers: [0]",
                  "stages[1].recomputed_layers: is given; it goes with recomputation: attention or "
                  "full"}),

@@ -293,9 +293,9 @@ absl::Status Recipe::CheckSupported() const {
   for (size_t index = 0; index < stages.size(); ++index) {
     const StageConfig& stage = stages[index];
     if (stage.kind != StageKind::kTrain) continue;
-    if (stage.context_parallel > 1 || stage.tensor_parallel > 1) {
-      return unsupported(index, stage.tensor_parallel > 1 ? "tensor_parallel" : "context_parallel",
-                         "this version runs data parallel only; use 1, and more data ranks");
+    if (stage.context_parallel > 1) {
+      return unsupported(index, "context_parallel",
+                         "this version does not cut sequences; use 1, and more ranks elsewhere");
     }
   }
   return absl::OkStatus();

@@ -2,21 +2,36 @@
 
 #include <array>
 #include <cmath>
+#include <optional>
 
 #include "kernels/base/status_macros.h"
 #include "kernels/head_loss.h"
 #include "kernels/memory.h"
+#include "model/parallel/sequence_shards.h"
 #include "trainer/step/objective.h"
 
 namespace salamander {
 namespace {
 
+// None where a rank has the whole head.
+std::optional<VocabularySplit> SplitOver(const ParallelContext* parallel) {
+  if (TensorRanks(parallel) == 1) return std::nullopt;
+  return VocabularySplit{.rank = TensorRank(parallel),
+                         .ranks = TensorRanks(parallel),
+                         .gather = [parallel](const TensorView& mine, const TensorView& all) {
+                           return parallel->tensor().AllGather(mine, all);
+                         }};
+}
+
 absl::Status AddStream(const Scored& scored, const PackedStream& stream, TokenScores& scores) {
   const ExecutionContext& execution = scored.execution;
   const ArenaScope scope(*execution.arena);
-  ASSIGN_OR_RETURN(ForwardPass pass, PassOver(execution, stream));
+  ASSIGN_OR_RETURN(ForwardPass pass, PassOver(execution, stream, scored.parallel));
   pass.use_candidate = scored.use_candidate;
-  ASSIGN_OR_RETURN(const TensorView hidden, scored.model.Forward(pass, nullptr));
+  ASSIGN_OR_RETURN(const TensorView own_rows, scored.model.Forward(pass, nullptr));
+  const TensorView hidden = WholeRows(execution, scored.parallel, own_rows);
+  RETURN_IF_ERROR(GatherRows(scored.parallel, own_rows, hidden));
+  const std::optional<VocabularySplit> split = SplitOver(scored.parallel);
   ASSIGN_OR_RETURN(const TensorView targets, FromHost<int32_t>(execution, stream.targets));
   ASSIGN_OR_RETURN(const TensorView weights, FromHost<float>(execution, stream.loss_weights));
   const TensorView token_losses = execution.arena->Tensor(DType::kFloat32, {stream.size()});
@@ -31,7 +46,8 @@ absl::Status AddStream(const Scored& scored, const PackedStream& stream, TokenSc
                                                .gradients = {},
                                                .token_losses = token_losses,
                                                .predictions = token_predictions,
-                                               .loss_sum = loss_sum}));
+                                               .loss_sum = loss_sum,
+                                               .split = split.has_value() ? &*split : nullptr}));
   double loss = 0.0;
   std::vector<float> losses(stream.tokens.size());
   std::vector<int32_t> predictions(stream.tokens.size());

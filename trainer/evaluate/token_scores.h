@@ -30,6 +30,7 @@ struct Scored {
   const ExecutionContext& execution;
   const Transformer& model;
   absl::Span<const bool> use_candidate = {};  // [layers]; empty: every layer's own mixer
+  const ParallelContext* parallel = nullptr;  // whose rank the model's weights are; null: alone
 };
 
 // Stream i of an evaluation set.

@@ -92,15 +92,17 @@ std::vector<Recomputation> RecomputationOf(const StageConfig& stage, const Model
 }
 
 std::unique_ptr<Objective> ObjectiveFor(const StageConfig& stage, const Transformer& model,
-                                        const Transformer* teacher) {
+                                        const Transformer* teacher,
+                                        const ParallelContext* parallel) {
   switch (stage.objective) {
     case ObjectiveKind::kAlign:
-      return AlignmentObjective(model);
+      return AlignmentObjective(model, parallel);
     case ObjectiveKind::kDistill:
       SALAMANDER_CHECK(teacher != nullptr) << "distillation without a teacher";
-      return DistillationObjective(model, *teacher, RecomputationOf(stage, model.config()));
+      return DistillationObjective(model, *teacher, RecomputationOf(stage, model.config()),
+                                   parallel);
     case ObjectiveKind::kLm:
-      return LanguageModelObjective(model, RecomputationOf(stage, model.config()));
+      return LanguageModelObjective(model, RecomputationOf(stage, model.config()), parallel);
   }
   return nullptr;
 }

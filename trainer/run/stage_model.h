@@ -9,7 +9,7 @@
 
 #include "model/conversion/transfer.h"
 #include "model/model_tensors.h"
-#include "model/parallel/mesh.h"
+#include "model/parallel/parallel_context.h"
 #include "model/recomputation.h"
 #include "model/transformer.h"
 #include "trainer/config/recipe.h"
@@ -34,9 +34,11 @@ ParameterPolicy PolicyFor(const StageConfig& stage, const OptimizerConfig& optim
 // What each layer of the model computes again; empty: nothing.
 std::vector<Recomputation> RecomputationOf(const StageConfig& stage, const ModelConfig& config);
 
-// `teacher` may be null where the objective needs none.
+// `teacher` may be null where the objective needs none. Each model has the weights of this rank of
+// `parallel`, which outlives the objective; null: one rank.
 std::unique_ptr<Objective> ObjectiveFor(const StageConfig& stage, const Transformer& model,
-                                        const Transformer* teacher);
+                                        const Transformer* teacher,
+                                        const ParallelContext* parallel = nullptr);
 
 }  // namespace salamander
 

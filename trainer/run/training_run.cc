@@ -313,7 +313,8 @@ absl::StatusOr<std::unique_ptr<TrainingRun::Stage>> TrainingRun::BeginStage() {
                 .sequences_per_micro = micro_tokens / config.sequence_length},
       .display = ProgressDisplay(config.name, is_first(), recipe_.log_every_steps)});
   stage->objective =
-      ObjectiveFor(config, stage->model, teacher_.has_value() ? &teacher_->transformer() : nullptr);
+      ObjectiveFor(config, stage->model, teacher_.has_value() ? &teacher_->transformer() : nullptr,
+                   parallel_.get());
   ASSIGN_OR_RETURN(stage->sequences, data_.StageSequences(config, state_->progress.stage_start));
   const int64_t held_out_length = recipe_.evaluation.sequence_length;
   if (recipe_.evaluation.sequences > 0) {
@@ -463,7 +464,7 @@ absl::Status TrainingRun::Evaluate(Stage& stage, bool at_end) {
   ASSIGN_OR_RETURN(const double objective, HeldOutObjective(stage));
   metrics.emplace_back("held_out_objective", objective);
   std::string line = absl::StrCat(stage.config.name, " held out: objective ", Short(objective));
-  const Scored scored{.execution = execution(), .model = stage.model};
+  const Scored scored{.execution = execution(), .model = stage.model, .parallel = parallel_.get()};
   if (stage.config.objective != ObjectiveKind::kAlign) {
     const int64_t count = std::min(recipe_.evaluation.sequences, stage.held_out->size());
     ASSIGN_OR_RETURN(const TokenScores scores,
