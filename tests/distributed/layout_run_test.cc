@@ -5,10 +5,13 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
 
 #include "data/text/tokenizer.h"
 #include "data/tokens/token_file.h"
@@ -48,8 +51,8 @@ class LayoutRunTest : public testing::Test {
     ASSERT_TRUE((*writer)->Finish().ok());
   }
 
-  // Two stages, split among so many tensor ranks.
-  Recipe RecipeOf(const std::string& run, int64_t first_tensor, int64_t second_tensor) const {
+  // Two stages, each with its own context and tensor ranks.
+  Recipe RecipeOf(const std::string& run, const MeshShape& first, const MeshShape& second) const {
     Recipe recipe;
     recipe.name = "layouts";
     recipe.run_directory = directory_ / run;
@@ -59,7 +62,7 @@ class LayoutRunTest : public testing::Test {
     recipe.evaluation.sequences = 5;
     recipe.checkpoint = {.every_steps = 2, .keep_last = 100};
     recipe.log_every_steps = 1000;
-    for (const int64_t tensor : {first_tensor, second_tensor}) {
+    for (const MeshShape& shape : {first, second}) {
       StageConfig stage;
       stage.name = recipe.stages.empty() ? "first" : "second";
       stage.sequence_length = 64;
@@ -67,7 +70,8 @@ class LayoutRunTest : public testing::Test {
       stage.tokens = kStepsOfStage * stage.batch_tokens;
       stage.learning_rate.peak = 1e-3;
       stage.mixture = {{"text", 1.0}};
-      stage.tensor_parallel = tensor;
+      stage.context_parallel = shape.context;
+      stage.tensor_parallel = shape.tensor;
       recipe.stages.push_back(stage);
     }
     return recipe;
@@ -93,7 +97,7 @@ class LayoutRunTest : public testing::Test {
 
   std::vector<double> LossesOfOneRank() const {
     if (World().rank() != 0) return {};
-    const Recipe recipe = RecipeOf("alone", 1, 1);
+    const Recipe recipe = RecipeOf("alone", {}, {});
     Run(recipe, *SingleRankCommunicator());
     return LossesOf(recipe);
   }
@@ -112,14 +116,20 @@ class LayoutRunTest : public testing::Test {
 
 TEST_F(LayoutRunTest, AStageReshardsTheRun) {
   const std::vector<double> expected = LossesOfOneRank();
-  const Recipe recipe = RecipeOf("stages", 2, 4);
-  Run(recipe, World());
-  if (World().rank() == 0) ExpectNear(LossesOf(recipe), expected);
+  int run = 0;
+  for (const auto& [first, second] :
+       {std::pair(MeshShape{.tensor = 2}, MeshShape{.tensor = 4}),
+        std::pair(MeshShape{.context = 4}, MeshShape{.context = 2}),
+        std::pair(MeshShape{.context = 2, .tensor = 2}, MeshShape{})}) {
+    const Recipe recipe = RecipeOf(absl::StrCat("stages", run++), first, second);
+    Run(recipe, World());
+    if (World().rank() == 0) ExpectNear(LossesOf(recipe), expected);
+  }
 }
 
 TEST_F(LayoutRunTest, ARunGoesOnInAnotherLayout) {
   const std::vector<double> expected = LossesOfOneRank();
-  Run(RecipeOf("resumed", 4, 2), World());
+  Run(RecipeOf("resumed", {.tensor = 4}, {.tensor = 2}), World());
   // As if it had been stopped in the middle of the second stage, and its layout edited.
   if (World().rank() == 0) {
     for (const int64_t step : {10, 12}) {
@@ -127,7 +137,7 @@ TEST_F(LayoutRunTest, ARunGoesOnInAnotherLayout) {
     }
   }
   ASSERT_TRUE(World().Barrier().ok());
-  const Recipe edited = RecipeOf("resumed", 4, 1);
+  const Recipe edited = RecipeOf("resumed", {.tensor = 4}, {.context = 4});
   Run(edited, World());
   if (World().rank() == 0) ExpectNear(LossesOf(edited), expected);
 }

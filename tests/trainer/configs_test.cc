@@ -110,7 +110,7 @@ TEST(ConfigsTest, RecipesAreConsistent) {
     ASSERT_TRUE(recipe.ok()) << recipe.status();
     const bool is_demo = name.rfind("demo_", 0) == 0;
     const absl::Status status =
-        is_demo ? recipe->Validate(kDemoRanks) : recipe->CheckConsistent(kSalaRanks);
+        is_demo ? recipe->Validate(kDemoRanks) : recipe->Validate(kSalaRanks);
     EXPECT_TRUE(status.ok()) << name << ": " << status;
   }
 }

@@ -311,8 +311,6 @@ INSTANTIATE_TEST_SUITE_P(
                  "stages[0].sequence_length: 1024; expected a multiple of context_parallel x "
                  "tensor_parallel = 2 x 3 of stage distill",
                  6},
-        BadValue{"ContextNotBuilt", "sparse: on", "context_parallel: 2",
-                 "stages[1].context_parallel: this version does not cut sequences"},
         BadValue{"RecomputedLayersOfNothing", "sparse: on", "recomputed_layers: [0]",
                  "stages[1].recomputed_layers: is given; it goes with recomputation: attention or "
                  "full"}),
@@ -347,11 +345,11 @@ TEST(RecipeTest, ConvertAndSelectStagesReadBackAndKeepTheirOrder) {
 
   Recipe unordered = recipe;
   std::swap(unordered.stages[1], unordered.stages[2]);
-  EXPECT_THAT(Message(unordered.CheckConsistent(2)), HasSubstr("no select stage comes before"));
+  EXPECT_THAT(Message(unordered.Validate(2)), HasSubstr("no select stage comes before"));
   Recipe first = recipe;
   first.model = {.from = "", .shape = "shape.yaml"};
   first.stages.erase(first.stages.begin());
-  EXPECT_THAT(Message(first.CheckConsistent(2)), HasSubstr("model.from: is missing"));
+  EXPECT_THAT(Message(first.Validate(2)), HasSubstr("model.from: is missing"));
 }
 
 TEST(RecipeTest, MissingFileIsNamed) {

@@ -164,13 +164,9 @@ struct Recipe {
 
   ConfigPlaces places;  // where each key stands, for messages; empty for a recipe made in code
 
-  // Refuses what cannot run on `ranks` ranks with this version, as "file:line stages[2].tokens:
-  // found; expected": CheckConsistent, then CheckSupported.
+  // Refuses values that contradict each other or the number of ranks, as "file:line
+  // stages[2].tokens: found; expected".
   absl::Status Validate(int ranks) const;
-  // Refuses values that contradict each other or the number of ranks.
-  absl::Status CheckConsistent(int ranks) const;
-  // Refuses what is sound but is not built yet.
-  absl::Status CheckSupported() const;
 };
 
 void VisitRecipe(FieldVisitor& visitor, Recipe& recipe);

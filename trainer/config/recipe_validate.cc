@@ -281,29 +281,8 @@ absl::Status RecipeChecker::CheckAll() const {
 
 }  // namespace
 
-absl::Status Recipe::CheckConsistent(int ranks) const {
-  return RecipeChecker(*this, ranks).CheckAll();
-}
-
-absl::Status Recipe::CheckSupported() const {
-  const auto unsupported = [this](size_t index, absl::string_view key, absl::string_view remedy) {
-    return absl::UnimplementedError(
-        absl::StrCat(places.At(absl::StrCat("stages[", index, "].", key)), ": ", remedy));
-  };
-  for (size_t index = 0; index < stages.size(); ++index) {
-    const StageConfig& stage = stages[index];
-    if (stage.kind != StageKind::kTrain) continue;
-    if (stage.context_parallel > 1) {
-      return unsupported(index, "context_parallel",
-                         "this version does not cut sequences; use 1, and more ranks elsewhere");
-    }
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Recipe::Validate(int ranks) const {
-  RETURN_IF_ERROR(CheckConsistent(ranks));
-  return CheckSupported();
+  return RecipeChecker(*this, ranks).CheckAll();
 }
 
 }  // namespace salamander

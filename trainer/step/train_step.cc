@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "data/sequences/context_slice.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/memory.h"
 #include "model/shared_gradients.h"
@@ -78,7 +79,7 @@ absl::StatusOr<double> AccumulateAll(const StepResources& resources, const Objec
 
 absl::StatusOr<PackedStream> ShareOfContext(PackedStream stream, const ParallelContext& parallel) {
   if (parallel.context().size() == 1) return stream;
-  return absl::UnimplementedError("streams are not cut into slices for context ranks yet");
+  return SliceOf(stream, parallel.context().rank(), parallel.context().size());
 }
 
 absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Objective& objective,
