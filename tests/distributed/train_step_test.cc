@@ -154,14 +154,14 @@ TEST(TrainStepRanksTest, ALossThatOverflowsOnOneRankChangesNoRanksWeights) {
 
 // Rank 0 waits for rank 1, which is no time of its own.
 TEST(TrainStepRanksTest, ARankThatReadsSlowlyIsNamedTheSlowest) {
-  StepProblem problem;
+  StepProblem problem(World());
   constexpr double kSecondsToRead = 0.2;
   const SequenceAt sequence_at = [&](int64_t n) -> absl::StatusOr<PackedStream> {
     if (World().rank() == 1)
       std::this_thread::sleep_for(std::chrono::duration<double>(kSecondsToRead));
     return StepProblem::Sequence(n);
   };
-  const auto result = problem.Step(World(), 0, kBatch, {.sequence_at = sequence_at});
+  const auto result = problem.Step(0, kBatch, {.sequence_at = sequence_at});
   ASSERT_TRUE(result.ok()) << result.status();
   RankTimes times;
   times.Add(result->own_seconds);

@@ -1,5 +1,7 @@
 #include "trainer/run/run_state.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -116,6 +118,16 @@ absl::StatusOr<RunModels> ModelsOf(const Recipe& recipe, const RunData& data) {
   return absl::InvalidArgumentError(absl::StrCat(recipe.teacher, ": the teacher's vocabulary is ",
                                                  models.teacher->vocabulary, ", the student's ",
                                                  models.base.vocabulary, "; they must be equal"));
+}
+
+std::vector<int> HolderCountsOf(const RunModels& models, int tensor_ranks) {
+  const std::vector<int> counts = HolderCounts(models.base, tensor_ranks);
+  if (!models.teacher.has_value()) return counts;
+  const std::vector<int> of_teacher = HolderCounts(*models.teacher, tensor_ranks);
+  std::vector<int> all;
+  std::set_union(counts.begin(), counts.end(), of_teacher.begin(), of_teacher.end(),
+                 std::back_inserter(all));
+  return all;
 }
 
 absl::StatusOr<RunProgress> LoadProgress(const std::string& checkpoint) {

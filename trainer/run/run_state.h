@@ -33,6 +33,9 @@ struct RunModels {
 // tensor ranks than a model can be split among.
 absl::StatusOr<RunModels> ModelsOf(const Recipe& recipe, const RunData& data);
 
+// HolderCounts of all of them (model/parameters.h).
+std::vector<int> HolderCountsOf(const RunModels& models, int tensor_ranks);
+
 // How far the run had come that saved the checkpoint.
 absl::StatusOr<RunProgress> LoadProgress(const std::string& checkpoint);
 

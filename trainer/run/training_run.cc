@@ -63,7 +63,8 @@ class TrainingRun {
   struct Place {
     DeviceSession& session;
     Communicator& world;
-    std::string last_checkpoint;       // empty: from the start
+    std::string last_checkpoint;  // empty: from the start
+    RunModels models;
     std::optional<MemoryPlan> memory;  // not known beforehand on the CPU
   };
   static std::unique_ptr<TrainingRun> Open(const Recipe& recipe, RunData data, Place place);
@@ -76,6 +77,7 @@ class TrainingRun {
       : recipe_(recipe),
         world_(place.world),
         last_checkpoint_(std::move(place.last_checkpoint)),
+        models_(std::move(place.models)),
         memory_(std::move(place.memory)),
         workspace_(place.session),
         data_(std::move(data)) {}
@@ -121,6 +123,7 @@ class TrainingRun {
   Recipe recipe_;
   Communicator& world_;
   std::string last_checkpoint_;
+  RunModels models_;
   std::optional<MemoryPlan> memory_;
   Workspace workspace_;
   RunData data_;
@@ -332,7 +335,9 @@ absl::StatusOr<MeshShape> TrainingRun::ShapeAt(int64_t stage) const {
 }
 
 absl::StatusOr<std::unique_ptr<ParallelContext>> TrainingRun::MakeParallel(const MeshShape& shape) {
-  ASSIGN_OR_RETURN(ParallelContext parallel, ParallelContext::Create(world_, shape, execution()));
+  ASSIGN_OR_RETURN(
+      ParallelContext parallel,
+      ParallelContext::Create(world_, shape, execution(), HolderCountsOf(models_, shape.tensor)));
   if (shape.ranks() > 1) {
     LogInfo(absl::StrCat("ranks: data ", shape.data, " x context ", shape.context, " x tensor ",
                          shape.tensor, "; gradients of ", parallel.replicas().size(),
@@ -591,11 +596,10 @@ absl::StatusOr<RunEnd> TrainingRun::Run() {
   return stop ? RunEnd::kStopped : RunEnd::kFinished;
 }
 
-// Whether the models go together and, on a GPU, they and the passes still to come fit its memory.
-absl::StatusOr<std::optional<MemoryPlan>> PlanRun(const Recipe& recipe, const RunData& data,
+// Whether, on a GPU, the models and the passes still to come fit its memory.
+absl::StatusOr<std::optional<MemoryPlan>> PlanRun(const Recipe& recipe, const RunModels& models,
                                                   const std::string& last_checkpoint, int ranks,
                                                   DeviceSession& session) {
-  ASSIGN_OR_RETURN(const RunModels models, ModelsOf(recipe, data));
   if (session.device().kind == DeviceKind::kCpu) return std::nullopt;
   RunProgress progress;
   if (!last_checkpoint.empty()) {
@@ -614,10 +618,13 @@ absl::StatusOr<RunEnd> RunRecipe(const Recipe& recipe, DeviceSession& session,
   auto data = RunData::Open(recipe);
   RETURN_IF_ERROR(AgreeOnStatus(world, data.status()));
   ASSIGN_OR_RETURN(const std::string last, LastCheckpoint(recipe, world));
+  auto models = ModelsOf(recipe, *data);
+  RETURN_IF_ERROR(AgreeOnStatus(world, models.status()));
   // Every rank has seen that the run fits before one takes memory.
-  auto memory = PlanRun(recipe, *data, last, world.size(), session);
+  auto memory = PlanRun(recipe, *models, last, world.size(), session);
   RETURN_IF_ERROR(AgreeOnStatus(world, memory.status()));
-  return TrainingRun::Open(recipe, *std::move(data), {session, world, last, *std::move(memory)})
+  return TrainingRun::Open(recipe, *std::move(data),
+                           {session, world, last, *std::move(models), *std::move(memory)})
       ->Run();
 }
 
