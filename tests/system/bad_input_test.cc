@@ -297,7 +297,7 @@ TEST_F(BadInputTest, CheckpointWithAMissingShard) {
 
 TEST_F(BadInputTest, CheckpointWithAFlippedByte) {
   Copy("hybrid.ckpt", "work/copy.ckpt");
-  FlipByte(kShard, 0.5);
+  FlipByteOfEmbedding(kShard);
   ExpectRefused({"generate", "work/copy.ckpt", "--prompt", "a"}, {kShard, "checksum"});
   ExpectRefused({"inspect", "work/copy.ckpt", "--verify"}, {kShard, "checksum"});
   ExpectRefused({"export", "work/copy.ckpt", "--out", "work/hf"}, {kShard, "checksum"});
