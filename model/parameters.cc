@@ -173,15 +173,16 @@ void ParameterLayout::AddMixer(const ModelConfig& config, MixerKind mixer, Param
         layer);
 }
 
-void ParameterLayout::Add(const std::string& name, std::vector<int64_t> shape, const Split& split,
-                          ParameterKind kind, ParameterRole role, int64_t layer) {
+void ParameterLayout::Add(const std::string& name, const std::vector<int64_t>& shape,
+                          const Split& split, ParameterKind kind, ParameterRole role,
+                          int64_t layer) {
   ParameterSpec spec{.name = name,
                      .shape = shape,
                      .kind = kind,
                      .role = role,
                      .layer = layer,
                      .offset = total_size_,
-                     .whole_shape = std::move(shape),
+                     .whole_shape = shape,
                      .split_axis = split.axis};
   // Fewer units than ranks: several ranks hold the same one.
   const int64_t parts = split.units == 0 ? 1 : std::min<int64_t>(split.units, shard_.ranks);

@@ -97,7 +97,7 @@ class ParameterLayout {
     int axis = 0;
     int64_t units = 0;
   };
-  void Add(const std::string& name, std::vector<int64_t> shape, const Split& split,
+  void Add(const std::string& name, const std::vector<int64_t>& shape, const Split& split,
            ParameterKind kind, ParameterRole role, int64_t layer);
   void AddMixer(const ModelConfig& config, MixerKind mixer, ParameterRole role, int64_t layer);
 

@@ -45,7 +45,7 @@ std::string DatasetName(const std::string& tensor, size_t index) {
 // place; the bytes are written past it, without its lock, so that others read their data meanwhile.
 class ShardWriter {
  public:
-  ShardWriter(std::string directory, std::string name, const ExecutionContext& where)
+  ShardWriter(const std::string& directory, std::string name, const ExecutionContext& where)
       : path_(absl::StrCat(directory, "/", name)), name_(std::move(name)), where_(where) {}
 
   absl::StatusOr<Manifest> Write(absl::Span<const TensorPiece> pieces);
@@ -237,8 +237,9 @@ absl::StatusOr<CheckpointWriter> CheckpointWriter::Begin(const std::string& path
 absl::Status CheckpointWriter::WriteShard(absl::Span<const TensorPiece> pieces,
                                           const ExecutionContext& where) {
   auto written = ShardWriter(parts_->temporary, parts_->shard_name, where).Write(pieces);
+  const absl::Status status = written.status();
   if (written.ok()) parts_->written = *std::move(written);
-  return WithFinalName(written.status(), parts_->temporary, parts_->path);
+  return WithFinalName(status, parts_->temporary, parts_->path);
 }
 
 absl::Status CheckpointWriter::Publish(const absl::Status& written,
