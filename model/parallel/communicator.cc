@@ -1,5 +1,7 @@
 #include "model/parallel/communicator.h"
 
+#include <chrono>
+
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/status_macros.h"
@@ -88,28 +90,36 @@ void Communicator::Count(Collective collective, const TensorView& payload) {
   counted.payload_bytes += payload.bytes();
 }
 
+template <typename Call>
+absl::Status Communicator::Timed(const Call& call) {
+  const auto start = std::chrono::steady_clock::now();
+  absl::Status status = call();
+  seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return status;
+}
+
 absl::Status Communicator::AllReduceSum(const TensorView& buffer) {
   Count(Collective::kAllReduce, buffer);
-  return DoAllReduceSum(buffer);
+  return Timed([&] { return DoAllReduceSum(buffer); });
 }
 
 absl::Status Communicator::Broadcast(const TensorView& buffer, int root) {
   Count(Collective::kBroadcast, buffer);
-  return DoBroadcast(buffer, root);
+  return Timed([&] { return DoBroadcast(buffer, root); });
 }
 
 absl::Status Communicator::AllGather(const TensorView& mine, const TensorView& all) {
   SALAMANDER_CHECK(IsWholeOf(all, mine, size()))
       << name_ << " of " << size() << ": " << mine.ShapeString() << " to " << all.ShapeString();
   Count(Collective::kAllGather, all);
-  return DoAllGather(mine, all);
+  return Timed([&] { return DoAllGather(mine, all); });
 }
 
 absl::Status Communicator::ReduceScatterSum(const TensorView& all, const TensorView& mine) {
   SALAMANDER_CHECK(IsWholeOf(all, mine, size()))
       << name_ << " of " << size() << ": " << all.ShapeString() << " to " << mine.ShapeString();
   Count(Collective::kReduceScatter, all);
-  return DoReduceScatterSum(all, mine);
+  return Timed([&] { return DoReduceScatterSum(all, mine); });
 }
 
 absl::Status Communicator::AllToAll(const TensorView& sent, const TensorView& received) {
@@ -117,7 +127,7 @@ absl::Status Communicator::AllToAll(const TensorView& sent, const TensorView& re
       << name_ << " of " << size() << ": " << sent.ShapeString() << " to "
       << received.ShapeString();
   Count(Collective::kAllToAll, sent);
-  return DoAllToAll(sent, received);
+  return Timed([&] { return DoAllToAll(sent, received); });
 }
 
 absl::Status Communicator::Shift(const TensorView& sent, const TensorView& received, int step) {
@@ -126,7 +136,7 @@ absl::Status Communicator::Shift(const TensorView& sent, const TensorView& recei
   const auto rank_or_none = [&](int rank) { return rank >= 0 && rank < size() ? rank : -1; };
   const Neighbours neighbours{rank_or_none(rank() + step), rank_or_none(rank() - step)};
   Count(Collective::kShift, neighbours.to < 0 ? sent.Rows(0, 0) : sent);
-  return DoShift(sent, received, neighbours);
+  return Timed([&] { return DoShift(sent, received, neighbours); });
 }
 
 std::unique_ptr<Communicator> SingleRankCommunicator(absl::string_view name,

@@ -94,6 +94,10 @@ class Communicator {
 
   const Traffic& traffic() const { return traffic_; }
 
+  // That this rank has spent in collectives of tensors, most of them waiting for the others. Of
+  // NCCL's, which the device waits for, they are what enqueueing took.
+  virtual double seconds() const { return seconds_; }
+
  protected:
   explicit Communicator(absl::string_view name) : name_(name) {}
 
@@ -112,9 +116,12 @@ class Communicator {
                                const Neighbours& neighbours) = 0;
 
   void Count(Collective collective, const TensorView& payload);
+  template <typename Call>
+  absl::Status Timed(const Call& call);
 
   std::string name_;
   Traffic traffic_;
+  double seconds_ = 0.0;
 };
 
 // A group of one: every collective is the identity. Tensors lie on `execution`'s device.

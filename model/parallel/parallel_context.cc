@@ -30,6 +30,12 @@ absl::StatusOr<ParallelContext> ParallelContext::Create(Communicator& world, con
   return parallel;
 }
 
+double ParallelContext::SecondsInPasses() const {
+  double seconds = context_->seconds() + tensor_->seconds();
+  for (const auto& [count, ranks] : holders_) seconds += ranks->seconds();
+  return seconds;
+}
+
 Communicator& ParallelContext::holders(int count) const {
   if (count == shape_.tensor) return *tensor_;
   const auto found = holders_.find(count);

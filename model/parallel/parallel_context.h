@@ -41,6 +41,9 @@ class ParallelContext {
   // state is sharded, among them.
   Communicator& replicas() const { return *replicas_; }
 
+  // Communicator::seconds of the groups that a pass has collectives in: context, tensor, holders.
+  double SecondsInPasses() const;
+
  private:
   ParallelContext(Communicator& world, const MeshShape& shape, const MeshCoordinate& coordinate)
       : shape_(shape), coordinate_(coordinate), world_(&world) {}

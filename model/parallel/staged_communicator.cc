@@ -22,6 +22,8 @@ class Staged : public Communicator {
   int size() const override { return host_->size(); }
   std::string transport() const override { return host_->transport() + " by way of the host"; }
   CollectiveLog* log() const override { return host_->log(); }
+  // Without what the device was waited for, whose work is this rank's own.
+  double seconds() const override { return host_->seconds(); }
 
   using Communicator::AllGather;
   using Communicator::AllReduceSum;

@@ -12,6 +12,7 @@
 
 #include "absl/strings/string_view.h"
 
+#include "kernels/base/status_macros.h"
 #include "tests/distributed/world.h"
 #include "tests/support/random_tensor.h"
 #include "tests/trainer/step_problem.h"
@@ -171,6 +172,53 @@ TEST(TrainStepRanksTest, ARankThatReadsSlowlyIsNamedTheSlowest) {
   EXPECT_GE(gathered->front().seconds, 2 * kSecondsToRead);  // it reads two sequences
   EXPECT_EQ(gathered->back().rank, 0);
   EXPECT_LT(gathered->back().seconds, 2 * kSecondsToRead);
+}
+
+// Each micro-batch as where tensor ranks meet in every layer; rank 1 comes late.
+class MeetsInThePass : public Objective {
+ public:
+  MeetsInThePass(const Transformer& model, const ParallelContext& parallel, double late_seconds)
+      : inner_(LanguageModelObjective(model)), parallel_(parallel), late_seconds_(late_seconds) {}
+  std::vector<float> RowWeights(const PackedStream& stream) const override {
+    return inner_->RowWeights(stream);
+  }
+  absl::Status Accumulate(const Call& call) const override {
+    if (World().rank() == 1)
+      std::this_thread::sleep_for(std::chrono::duration<double>(late_seconds_));
+    std::vector<float> met(1);
+    RETURN_IF_ERROR(parallel_.tensor().AllReduceSum(TensorView::Of(met.data(), {1})));
+    return inner_->Accumulate(call);
+  }
+  double Flops(const PackedStream& stream, const ModelTensors& gradients) const override {
+    return inner_->Flops(stream, gradients);
+  }
+
+ private:
+  std::unique_ptr<Objective> inner_;
+  const ParallelContext& parallel_;
+  double late_seconds_;
+};
+
+// The step takes both ranks as long; rank 0 spends it waiting inside its passes.
+TEST(TrainStepRanksTest, ARankThatIsLateInAPassIsNamedTheSlowest) {
+  StepProblem problem;
+  const auto parallel = ParallelContext::Create(World(), {.tensor = 2}, {});
+  ASSERT_TRUE(parallel.ok()) << parallel.status();
+  constexpr double kSecondsLate = 0.1;
+  const MeetsInThePass objective(problem.model(), *parallel, kSecondsLate);
+  const auto result = problem.Step(0, kBatch, {.objective = &objective, .parallel = &*parallel});
+  ASSERT_TRUE(result.ok()) << result.status();
+  RankTimes times;
+  times.Add(result->own_seconds);
+  const auto gathered = times.Gather(World());
+  ASSERT_TRUE(gathered.ok()) << gathered.status();
+  EXPECT_EQ(gathered->front().rank, 1);
+  EXPECT_GE(gathered->front().seconds, 4 * kSecondsLate);
+  EXPECT_EQ(gathered->back().rank, 0);
+  EXPECT_LT(gathered->back().seconds, 2 * kSecondsLate);
+  if (World().rank() == 0) {
+    EXPECT_GE(parallel->SecondsInPasses(), 3 * kSecondsLate);
+  }
 }
 
 }  // namespace

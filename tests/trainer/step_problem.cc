@@ -67,14 +67,15 @@ PackedStream StepProblem::Sequence(int64_t n) {
 
 absl::StatusOr<StepResult> StepProblem::Step(int64_t first_sequence, const BatchShape& batch,
                                              const StepOverride& instead) {
-  const StepResources resources{.execution = context_,
-                                .parallel = parallel_,
-                                .layout = layout_,
-                                .weights = weights_,
-                                .gradients = gradients_,
-                                .gradient_views = gradient_views_,
-                                .optimizer = optimizer_,
-                                .micro_batch = *micro_batch_};
+  const StepResources resources{
+      .execution = context_,
+      .parallel = instead.parallel == nullptr ? parallel_ : *instead.parallel,
+      .layout = layout_,
+      .weights = weights_,
+      .gradients = gradients_,
+      .gradient_views = gradient_views_,
+      .optimizer = optimizer_,
+      .micro_batch = *micro_batch_};
   const SequenceAt sequence_at = instead.sequence_at ? instead.sequence_at : &StepProblem::Sequence;
   return RunTrainStep(resources, instead.objective == nullptr ? *objective_ : *instead.objective,
                       sequence_at, first_sequence, batch, 1e-2);

@@ -14,6 +14,7 @@ namespace salamander {
 struct StepOverride {
   SequenceAt sequence_at = {};
   const Objective* objective = nullptr;
+  const ParallelContext* parallel = nullptr;  // of whole models
 };
 
 class StepProblem {

@@ -109,8 +109,9 @@ absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Ob
   }
 
   const auto before_passes = Clock::now();
+  const double in_collectives = parallel.SecondsInPasses();
   const auto sum = AccumulateAll(resources, objective, micro_batches, 1.0 / weights[0]);
-  own_seconds += SecondsSince(before_passes);
+  own_seconds += SecondsSince(before_passes) - (parallel.SecondsInPasses() - in_collectives);
   // A rank that fails sends no gradients, and the others must not wait for them.
   RETURN_IF_ERROR(AgreeOnStatus(parallel.world(), sum.status()));
   std::array<double, 1> loss = {*sum};

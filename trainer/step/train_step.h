@@ -34,8 +34,10 @@ struct StepResult {
   double loss = 0.0;
   double gradient_norm = 0.0;
   double row_weights = 0.0;  // that the loss was divided by, over all ranks
-  double own_seconds = 0.0;  // of this rank's reading and passes, without waiting for the others
-  double flops = 0.0;        // model operations of the whole batch, over all ranks (model/flops.h)
+  // Of this rank's reading and passes, without waiting for the others; but for NCCL's collectives
+  // within a pass, which the device waits in.
+  double own_seconds = 0.0;
+  double flops = 0.0;     // model operations of the whole batch, over all ranks (model/flops.h)
   bool is_finite = true;  // false: loss or gradient was not, and no weight was changed, on any rank
 };
 
