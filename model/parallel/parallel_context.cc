@@ -4,6 +4,7 @@
 
 #include "kernels/base/status_macros.h"
 #include "model/parallel/device_communicator.h"
+#include "model/parallel/planned_communicator.h"
 
 namespace salamander {
 
@@ -26,6 +27,23 @@ absl::StatusOr<ParallelContext> ParallelContext::Create(Communicator& world, con
   for (const int count : holder_counts) {
     if (count == shape.tensor) continue;
     ASSIGN_OR_RETURN(parallel.holders_[count], group(world.rank() / count, "holders"));
+  }
+  return parallel;
+}
+
+ParallelContext ParallelContext::Planned(const MeshShape& shape, const MeshCoordinate& at,
+                                         absl::Span<const int> holder_counts) {
+  auto world = PlannedCommunicator("world", RankOf(shape, at), shape.ranks());
+  ParallelContext parallel(*world, shape, at);
+  parallel.planned_world_ = std::move(world);
+  parallel.data_ = PlannedCommunicator("data", at.data, shape.data);
+  parallel.context_ = PlannedCommunicator("context", at.context, shape.context);
+  parallel.tensor_ = PlannedCommunicator("tensor", at.tensor, shape.tensor);
+  parallel.replicas_ = PlannedCommunicator("replicas", at.data * shape.context + at.context,
+                                           shape.data * shape.context);
+  for (const int count : holder_counts) {
+    if (count == shape.tensor) continue;
+    parallel.holders_[count] = PlannedCommunicator("holders", at.tensor % count, count);
   }
   return parallel;
 }

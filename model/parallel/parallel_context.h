@@ -24,6 +24,11 @@ class ParallelContext {
                                                 const ExecutionContext& execution,
                                                 absl::Span<const int> holder_counts = {});
 
+  // The place of a rank at `at` in a mesh that is not there: its collectives do nothing
+  // (planned_communicator.h).
+  static ParallelContext Planned(const MeshShape& shape, const MeshCoordinate& at,
+                                 absl::Span<const int> holder_counts = {});
+
   const MeshShape& shape() const { return shape_; }
   const MeshCoordinate& coordinate() const { return coordinate_; }
   Communicator& world() const { return *world_; }
@@ -50,6 +55,7 @@ class ParallelContext {
 
   MeshShape shape_;
   MeshCoordinate coordinate_;
+  std::unique_ptr<Communicator> planned_world_;  // null: `world_` is another's
   Communicator* world_;
   std::unique_ptr<Communicator> data_, context_, tensor_, replicas_;
   std::map<int, std::unique_ptr<Communicator>> holders_;  // by count
