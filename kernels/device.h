@@ -84,6 +84,9 @@ class DeviceSession {
   // they are called.
   virtual absl::Status Plan(const std::function<absl::Status()>& enqueue) = 0;
 
+  // What planned ops take their memory from.
+  virtual Arena PlannedMemory() { return Arena::Planned(); }
+
   // Seconds that each of `repetitions` calls of `enqueue` took on the device, with its caches
   // flushed before each, after two calls that are not counted. Waits.
   virtual absl::StatusOr<std::vector<double>> Time(const std::function<absl::Status()>& enqueue,

@@ -220,8 +220,8 @@ absl::StatusOr<ParameterBuffer> ParameterBuffer::Create(const ParameterLayout& l
   return ParameterBuffer(std::move(memory), dtype, layout.total_size());
 }
 
-ParameterBuffer ParameterBuffer::Planned(const ParameterLayout& layout, DType dtype) {
-  return ParameterBuffer(Arena::Planned(), dtype, layout.total_size());
+ParameterBuffer ParameterBuffer::Planned(const ParameterLayout& layout, DType dtype, Arena memory) {
+  return ParameterBuffer(std::move(memory), dtype, layout.total_size());
 }
 
 TensorView ParameterBuffer::View(const ParameterSpec& spec) const {

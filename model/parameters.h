@@ -116,8 +116,9 @@ class ParameterBuffer {
   static absl::StatusOr<ParameterBuffer> Create(const ParameterLayout& layout, DType dtype,
                                                 DeviceSession& session);
 
-  // Addresses alone, for planning (Arena::Planned).
-  static ParameterBuffer Planned(const ParameterLayout& layout, DType dtype);
+  // For planning: addresses alone, unless it is given other memory.
+  static ParameterBuffer Planned(const ParameterLayout& layout, DType dtype,
+                                 Arena memory = Arena::Planned());
 
   TensorView View(const ParameterSpec& spec) const;
   TensorView Flat() const { return flat_; }

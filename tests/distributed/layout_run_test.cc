@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +19,8 @@
 #include "tests/distributed/sharded_state.h"
 #include "tests/distributed/world.h"
 #include "tests/model/tiny_model.h"
+#include "tests/trainer/planning_device.h"
+#include "trainer/run/memory_plan.h"
 #include "trainer/run/model_file.h"
 #include "trainer/run/training_run.h"
 
@@ -90,6 +93,17 @@ class LayoutRunTest : public testing::Test {
     return losses;
   }
 
+  // Of rank 0, in the last stage.
+  static int64_t ArenaPeakOf(const Recipe& recipe) {
+    int64_t peak = 0;
+    std::ifstream lines(recipe.run_directory + "/metrics.jsonl");
+    for (std::string line; std::getline(lines, line);) {
+      const auto json = nlohmann::json::parse(line);
+      if (json.at("kind") == "memory") peak = json.at("arena_peak_bytes").get<int64_t>();
+    }
+    return peak;
+  }
+
   static void Run(const Recipe& recipe, Communicator& world) {
     const auto end = RunRecipe(recipe, CpuSession(), world);
     ASSERT_TRUE(end.ok()) << end.status();
@@ -140,6 +154,28 @@ TEST_F(LayoutRunTest, ARunGoesOnInAnotherLayout) {
   const Recipe edited = RecipeOf("resumed", {.tensor = 4}, {.context = 4});
   Run(edited, World());
   if (World().rank() == 0) ExpectNear(LossesOf(edited), expected);
+}
+
+// But for where the documents of the data end.
+TEST_F(LayoutRunTest, ThePlanIsWhatARankTakes) {
+  for (const MeshShape& shape : {MeshShape{}, MeshShape{.tensor = 2}, MeshShape{.tensor = 4},
+                                 MeshShape{.context = 4}, MeshShape{.context = 2, .tensor = 2}}) {
+    for (const int64_t evaluated : {0, 5}) {
+      const std::string name = absl::StrCat("planned", shape.context, shape.tensor, evaluated);
+      Recipe recipe = RecipeOf(name, shape, shape);
+      recipe.evaluation.sequences = evaluated;
+      recipe.evaluation.sequence_length = 512;  // for the evaluation to take the most
+      Run(recipe, World());
+      if (World().rank() != 0) continue;
+      PlanningDevice device;
+      const auto plan =
+          PlanMemory(recipe, {.base = SplittableConfig(), .teacher = std::nullopt}, 0, 4, device);
+      ASSERT_TRUE(plan.ok()) << plan.status();
+      const auto planned = static_cast<double>(plan->Of("second").arena());
+      const auto peak = static_cast<double>(ArenaPeakOf(recipe));
+      EXPECT_NEAR(peak, planned, 0.05 * planned) << name;
+    }
+  }
 }
 
 }  // namespace

@@ -18,32 +18,36 @@ namespace salamander {
 
 // All in bytes, of one rank.
 struct MemoryPlan {
+  // Stages that lay the ranks out in other ways hold other parts of the model.
   struct Stage {
     std::string name;
+
+    // Held all through the stage.
+    int64_t masters = 0;    // fp32; of the rank's shard where passes read other weights
+    int64_t moments = 0;    // fp32, two, of the rank's shard
+    int64_t gradients = 0;  // fp32
+    int64_t weights = 0;    // as the passes read them
+    int64_t teacher = 0;
+
     int64_t activations = 0;  // that a micro-batch's forward keeps for its backward
     int64_t training = 0;     // the most in use at once: activations, gradients of them, scratch
     int64_t evaluation = 0;   // the same in the stage's evaluations
 
+    int64_t held() const { return masters + moments + gradients + weights + teacher; }
     int64_t arena() const { return std::max(training, evaluation); }
+    int64_t total() const { return held() + arena(); }
   };
-
-  // Held from the first stage to the last; of stages that lay the ranks out in other ways, what the
-  // largest needs.
-  int64_t masters = 0;    // fp32
-  int64_t moments = 0;    // fp32, two
-  int64_t gradients = 0;  // fp32
-  int64_t weights = 0;    // as the passes read them
-  int64_t teacher = 0;
   std::vector<Stage> stages = {};
 
-  int64_t held() const { return masters + moments + gradients + weights + teacher; }
-  int64_t arena() const;  // of the stage that takes the most
-  int64_t total() const { return held() + arena(); }
+  // Requires: it was planned.
+  const Stage& Of(const std::string& stage) const;
+  int64_t total() const;  // of the stage that takes the most
 };
 
-// Of a validated recipe's train stages from `first_stage` on, on so many ranks. An arena's need
-// hangs on how the data is cut into documents: it is taken for whole sequences, for two documents
-// in each and for short ones, whichever is the most. Fails where a stage does not fit the model,
+// Of a validated recipe's train stages from `first_stage` on, on so many ranks, for the rank that
+// needs the most. An arena's need hangs on how the data is cut into documents: it is taken for
+// whole sequences, for two documents in each and for short ones, whichever is the most. Not
+// counted: what NCCL takes for itself. Sends nothing. Fails where a stage does not fit the model,
 // and where the session's device plans nothing.
 absl::StatusOr<MemoryPlan> PlanMemory(const Recipe& recipe, const RunModels& models,
                                       int64_t first_stage, int ranks, DeviceSession& session);

@@ -28,12 +28,14 @@ std::string Tera(double operations) {
   return Short(operations * 1e-12);
 }
 
-absl::StatusOr<std::string> StagesText(const Recipe& recipe, const ModelConfig& base) {
+absl::StatusOr<std::string> StagesText(const Recipe& recipe, const ModelConfig& base, int ranks) {
   const ParameterLayout layout(base);
-  Table table({"stage", "objective", "length", "tokens", "steps", "trains", "peak_lr", "sparse"});
+  Table table({"stage", "objective", "length", "tokens", "steps", "trains", "peak_lr", "sparse",
+               "data x context x tensor"});
   constexpr const char* kObjectiveNames[] = {"align", "distill", "lm"};
   for (const StageConfig& stage : recipe.stages) {
     RETURN_IF_ERROR(StageModelConfig(base, stage).status());
+    ASSIGN_OR_RETURN(const MeshShape mesh, MeshOf(stage, ranks));
     int64_t trained = 0;
     for (const ParameterSpec& spec : layout.specs()) {
       trained += PolicyFor(stage, recipe.optimizer, spec).is_trainable ? spec.size() : 0;
@@ -41,7 +43,8 @@ absl::StatusOr<std::string> StagesText(const Recipe& recipe, const ModelConfig& 
     table.AddRow({stage.name, kObjectiveNames[static_cast<int>(stage.objective)],
                   absl::StrCat(stage.sequence_length), absl::StrCat(stage.tokens),
                   absl::StrCat(stage.steps()), absl::StrCat(trained),
-                  Short(stage.learning_rate.peak), stage.sparse ? "on" : "off"});
+                  Short(stage.learning_rate.peak), stage.sparse ? "on" : "off",
+                  absl::StrCat(mesh.data, " x ", mesh.context, " x ", mesh.tensor)});
   }
   return table.Text();
 }
@@ -70,10 +73,10 @@ std::string MemoryText(const MemoryPlan& plan) {
   Table table({"MiB a rank", "masters", "moments", "gradients", "weights", "teacher", "activations",
                "scratch", "evaluation", "all"});
   for (const MemoryPlan::Stage& stage : plan.stages) {
-    table.AddRow({stage.name, Mebibytes(plan.masters), Mebibytes(plan.moments),
-                  Mebibytes(plan.gradients), Mebibytes(plan.weights), Mebibytes(plan.teacher),
+    table.AddRow({stage.name, Mebibytes(stage.masters), Mebibytes(stage.moments),
+                  Mebibytes(stage.gradients), Mebibytes(stage.weights), Mebibytes(stage.teacher),
                   Mebibytes(stage.activations), Mebibytes(stage.training - stage.activations),
-                  Mebibytes(stage.evaluation), Mebibytes(plan.held() + stage.arena())});
+                  Mebibytes(stage.evaluation), Mebibytes(stage.total())});
   }
   return table.Text();
 }
@@ -116,7 +119,7 @@ absl::StatusOr<std::string> PlanOf(const Recipe& recipe, int ranks, DeviceSessio
 
 absl::StatusOr<std::string> PlanText(const Recipe& recipe, const RunModels& models, int ranks,
                                      DeviceSession& session) {
-  ASSIGN_OR_RETURN(const std::string stages, StagesText(recipe, models.base));
+  ASSIGN_OR_RETURN(const std::string stages, StagesText(recipe, models.base, ranks));
   ASSIGN_OR_RETURN(const std::string operations, OperationsText(recipe, models.base));
   ASSIGN_OR_RETURN(const std::string device, DeviceText(recipe, models, ranks, session));
   return absl::StrCat(stages, "\n", operations, "\n", device,

@@ -539,12 +539,9 @@ absl::Status TrainingRun::LogMemory(const Stage& stage) {
                      {"tokens", state_->progress.tokens},
                      {"arena_peak_bytes", peak}};
   if (memory_.has_value()) {
-    const auto planned = std::find_if(
-        memory_->stages.begin(), memory_->stages.end(),
-        [&](const MemoryPlan::Stage& candidate) { return candidate.name == stage.config.name; });
-    SALAMANDER_CHECK(planned != memory_->stages.end()) << stage.config.name << " was not planned";
-    metrics.emplace_back("arena_planned_bytes", planned->arena());
-    metrics.emplace_back("held_bytes", memory_->held());
+    const MemoryPlan::Stage& planned = memory_->Of(stage.config.name);
+    metrics.emplace_back("arena_planned_bytes", planned.arena());
+    metrics.emplace_back("held_bytes", planned.held());
   }
   return WriteMetrics("memory", metrics);
 }
@@ -562,8 +559,9 @@ absl::Status TrainingRun::EndStage(Stage& stage) {
 
 // What was planned has to fit what is left, now that all else is there.
 absl::Status TrainingRun::CheckArena() const {
-  if (!memory_.has_value()) return absl::OkStatus();
-  return CheckFits(*memory_, memory_->held() + execution().arena->capacity_bytes(),
+  if (!memory_.has_value() || !has_stage_left()) return absl::OkStatus();
+  return CheckFits(*memory_,
+                   memory_->Of(stage_config().name).held() + execution().arena->capacity_bytes(),
                    workspace_.session().name());
 }
 
