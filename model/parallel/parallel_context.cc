@@ -62,4 +62,10 @@ Communicator& ParallelContext::holders(int count) const {
   return *found->second;
 }
 
+absl::Status AgreeAfterPasses(const ParallelContext* parallel, Communicator& all,
+                              const absl::Status& status) {
+  if (!status.ok() && parallel != nullptr && parallel->has_collectives_in_passes()) return status;
+  return AgreeOnStatus(all, status);
+}
+
 }  // namespace salamander

@@ -49,6 +49,9 @@ class ParallelContext {
   // Communicator::seconds of the groups that a pass has collectives in: context, tensor, holders.
   double SecondsInPasses() const;
 
+  // Whether ranks wait for each other inside a pass, and not only between passes.
+  bool has_collectives_in_passes() const { return shape_.tensor > 1 || shape_.context > 1; }
+
  private:
   ParallelContext(Communicator& world, const MeshShape& shape, const MeshCoordinate& coordinate)
       : shape_(shape), coordinate_(coordinate), world_(&world) {}
@@ -60,6 +63,13 @@ class ParallelContext {
   std::unique_ptr<Communicator> data_, context_, tensor_, replicas_;
   std::map<int, std::unique_ptr<Communicator>> holders_;  // by count
 };
+
+// AgreeOnStatus over `all` after the passes of this rank; `parallel` is what they ran on, null
+// where the rank was alone. Where ranks wait for each other inside a pass, the rank's own failure
+// comes back at once, to end the job: its neighbours are in a collective of a pass that it left,
+// and would never come to agree.
+absl::Status AgreeAfterPasses(const ParallelContext* parallel, Communicator& all,
+                              const absl::Status& status);
 
 }  // namespace salamander
 

@@ -27,10 +27,9 @@ ParameterBuffer TinyWeights(const ParameterLayout& layout) {
 
 }  // namespace
 
-StepProblem::StepProblem(Communicator* world)
+StepProblem::StepProblem(Communicator* world, const MeshShape& shape)
     : alone_(SingleRankCommunicator()),
-      parallel_(*ParallelContext::Create(world == nullptr ? *alone_ : *world,
-                                         {.data = world == nullptr ? 1 : world->size()}, context_)),
+      parallel_(*ParallelContext::Create(world == nullptr ? *alone_ : *world, shape, context_)),
       layout_(TinyHybridConfig(3, {1}), {}, parallel_.replicas().size()),
       weights_(TinyWeights(layout_)),
       model_(TinyHybridConfig(3, {1}), BindTensors(TinyHybridConfig(3, {1}), layout_, weights_)),
@@ -40,7 +39,7 @@ StepProblem::StepProblem(Communicator* world)
                                     ShardLayout(layout_, parallel_.replicas().rank(),
                                                 parallel_.replicas().size(), kBucketElements),
                                     CpuSession())),
-      objective_(LanguageModelObjective(model_)) {
+      objective_(LanguageModelObjective(model_, {}, &parallel_)) {
   optimizer_.Configure({}, [](const ParameterSpec&) { return ParameterPolicy{}; });
 }
 

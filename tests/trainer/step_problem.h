@@ -19,9 +19,11 @@ struct StepOverride {
 
 class StepProblem {
  public:
-  // On one rank, or shared out over the data ranks of a world, which outlives the problem.
-  StepProblem() : StepProblem(nullptr) {}
-  explicit StepProblem(Communicator& world) : StepProblem(&world) {}
+  // On one rank, or shared out over the data and context ranks of a world, which outlives the
+  // problem: all of them data ranks unless told.
+  StepProblem() : StepProblem(nullptr, {}) {}
+  explicit StepProblem(Communicator& world) : StepProblem(world, {.data = world.size()}) {}
+  StepProblem(Communicator& world, const MeshShape& shape) : StepProblem(&world, shape) {}
 
   // 32 tokens: two documents, some targets masked, and padding, so that no two sequences count the
   // same.
@@ -39,7 +41,7 @@ class StepProblem {
   Optimizer& optimizer() { return optimizer_; }
 
  private:
-  explicit StepProblem(Communicator* world);
+  StepProblem(Communicator* world, const MeshShape& shape);
 
   ScopedThreadCount threads_{1};  // the work is too small to share
   TestContext context_;

@@ -80,7 +80,7 @@ absl::StatusOr<TokenScores> ScoreShare(const Scored& scored, const StreamAt& str
 absl::StatusOr<TokenScores> ScoreStreams(const Scored& scored, const StreamAt& stream_at,
                                          int64_t count, const ScoringRanks& ranks) {
   const auto share = ScoreShare(scored, stream_at, count, ranks.sharing);
-  RETURN_IF_ERROR(AgreeOnStatus(ranks.all, share.status()));
+  RETURN_IF_ERROR(AgreeAfterPasses(scored.parallel, ranks.all, share.status()));
   std::array<double, 4> sums = {share->weight, share->loss_sum, share->probability_sum,
                                 share->correct_sum};
   RETURN_IF_ERROR(ranks.summed.AllReduceSum(absl::MakeSpan(sums)));

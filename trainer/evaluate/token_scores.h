@@ -37,7 +37,7 @@ struct Scored {
 using StreamAt = std::function<absl::StatusOr<PackedStream>(int64_t i)>;
 
 // Who scores together. Ranks of `sharing` take streams in turn; `summed` is everyone whose rows add
-// up; what fails on one of `all` fails on all.
+// up; what fails on one of `all` fails on all, or ends the job (AgreeAfterPasses).
 struct ScoringRanks {
   // Ranks that each hold the whole model.
   explicit ScoringRanks(Communicator& alike) : sharing(alike), summed(alike), all(alike) {}

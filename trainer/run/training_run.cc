@@ -458,7 +458,7 @@ absl::StatusOr<double> TrainingRun::HeldOutObjective(const Stage& stage) {
     sums[0] += loss->loss;
     sums[1] += loss->row_weights;
   }
-  RETURN_IF_ERROR(AgreeOnStatus(world_, status));
+  RETURN_IF_ERROR(AgreeAfterPasses(parallel_.get(), world_, status));
   RETURN_IF_ERROR(parallel_->replicas().AllReduceSum(absl::MakeSpan(sums)));
   return sums[0] / sums[1];
 }

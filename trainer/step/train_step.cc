@@ -58,8 +58,6 @@ absl::StatusOr<double> AccumulateAll(const StepResources& resources, const Objec
   const TensorView loss_sum = execution.arena->Tensor(DType::kFloat64, {1});
   RETURN_IF_ERROR(Zero(execution, loss_sum));
   RETURN_IF_ERROR(Zero(execution, resources.gradients.Flat()));
-  const bool has_collectives =
-      resources.parallel.tensor().size() > 1 || resources.parallel.context().size() > 1;
   for (const PackedStream& stream : micro_batches) {
     const auto accumulate = [&] {
       return objective.Accumulate({.execution = execution,
@@ -68,7 +66,9 @@ absl::StatusOr<double> AccumulateAll(const StepResources& resources, const Objec
                                    .gradients = &resources.gradient_views,
                                    .loss_sum = loss_sum});
     };
-    RETURN_IF_ERROR(has_collectives ? accumulate() : resources.micro_batch.Run(accumulate));
+    RETURN_IF_ERROR(resources.parallel.has_collectives_in_passes()
+                        ? accumulate()
+                        : resources.micro_batch.Run(accumulate));
   }
   double sum = 0.0;
   RETURN_IF_ERROR(CopyToHost(execution, loss_sum, &sum));
@@ -113,7 +113,7 @@ absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Ob
   const auto sum = AccumulateAll(resources, objective, micro_batches, 1.0 / weights[0]);
   own_seconds += SecondsSince(before_passes) - (parallel.SecondsInPasses() - in_collectives);
   // A rank that fails sends no gradients, and the others must not wait for them.
-  RETURN_IF_ERROR(AgreeOnStatus(parallel.world(), sum.status()));
+  RETURN_IF_ERROR(AgreeAfterPasses(&parallel, parallel.world(), sum.status()));
   std::array<double, 1> loss = {*sum};
   RETURN_IF_ERROR(parallel.replicas().AllReduceSum(absl::MakeSpan(loss)));
 
