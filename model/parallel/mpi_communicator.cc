@@ -188,6 +188,7 @@ class MpiCommunicator : public Communicator {
 
   absl::Status DoShift(const TensorView& sent, const TensorView& received,
                        const Neighbours& neighbours) override {
+    const LoggedCollective logged(&log_, name(), "shift", sent.bytes());
     const auto rank_of = [](int neighbour) { return neighbour < 0 ? MPI_PROC_NULL : neighbour; };
     for (int64_t begin = 0; begin < sent.bytes(); begin += kLargestCount) {
       const int bytes = static_cast<int>(std::min(kLargestCount, sent.bytes() - begin));

@@ -1,6 +1,7 @@
-// Holds for any number of ranks; the build runs it on 1, 2 and 3.
+// Holds for any number of ranks; the build runs it on 1 to 4.
 #include "model/parallel/communicator.h"
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -217,6 +218,35 @@ TEST(CommunicatorTest, SplitGroupsRanksByColorInRankOrder) {
   ASSERT_TRUE(members.ok()) << members.status();
   for (size_t index = 0; index < members->size(); ++index)
     EXPECT_EQ((*members)[index], absl::StrCat(2 * static_cast<int>(index) + rank % 2));
+}
+
+// A rank that hangs in a collective without a record would be told of as one that never came.
+TEST(CommunicatorTest, EveryKindOfCollectiveLeavesARecord) {
+  if (World().log() == nullptr) GTEST_SKIP() << "runs without a launcher";
+  const TestTensor part(DType::kFloat32, {4, 1}), all(DType::kFloat32, {4 * World().size(), 1});
+  const TestTensor others(DType::kFloat32, {4 * World().size(), 1});
+  std::vector<double> sums(1);
+  std::vector<int64_t> maxima(1);
+  const std::vector<std::pair<std::string, std::function<absl::Status()>>> kinds = {
+      {"all-reduce (sum)", [&] { return World().AllReduceSum(all.View()); }},
+      {"broadcast", [&] { return World().Broadcast(all.View(), 0); }},
+      {"all-gather", [&] { return World().AllGather(part.View(), all.View()); }},
+      {"reduce-scatter (sum)", [&] { return World().ReduceScatterSum(all.View(), part.View()); }},
+      {"all-to-all", [&] { return World().AllToAll(all.View(), others.View()); }},
+      {"shift", [&] { return World().Shift(all.View(), others.View(), 1); }},
+      {"all-reduce (sum)", [&] { return World().AllReduceSum(absl::MakeSpan(sums)); }},
+      {"all-reduce (max)", [&] { return World().AllReduceMax(absl::MakeSpan(maxima)); }},
+      {"all-gather (text)", [&] { return World().AllGather("text").status(); }},
+      {"barrier", [&] { return World().Barrier(); }},
+      {"split", [&] { return World().Split(0, "test").status(); }}};
+  for (const auto& [operation, call] : kinds) {
+    const int64_t before = World().log()->record().last.number;
+    ASSERT_TRUE(call().ok()) << operation;
+    const CollectiveCall last = World().log()->record().last;
+    EXPECT_EQ(last.number, before + 1) << operation;
+    EXPECT_EQ(std::string(last.operation), operation);
+    EXPECT_EQ(std::string(last.group), "world");
+  }
 }
 
 TEST(AgreeOnStatusTest, IsOkWhereNoRankFailed) {
