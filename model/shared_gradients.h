@@ -8,13 +8,17 @@
 #include "kernels/base/execution_context.h"
 #include "model/parallel/parallel_context.h"
 #include "model/parameters.h"
+#include "model/shard_layout.h"
 
 namespace salamander {
 
-// Each rank has its heads' and rows' share of such a gradient; all holders receive the sum, the
-// same bits. One all-reduce over the tensor ranks. Requires: fp32.
+// Each rank has its heads' and rows' share of such a gradient; all holders receive the sum of the
+// shard's elements, the same bits. One all-reduce over the tensor ranks. The sum over replicas
+// comes before: two groups of replicas may add in another order, and holders would drift apart.
+// Requires: the same shard on all tensor ranks; fp32 or fp64.
 absl::Status SumSharedGradients(const ExecutionContext& execution, const ParameterLayout& layout,
-                                const ParameterBuffer& gradients, const ParallelContext& parallel);
+                                const ShardLayout& shard, const ParameterBuffer& gradients,
+                                const ParallelContext& parallel);
 
 }  // namespace salamander
 

@@ -8,7 +8,6 @@
 
 #include "absl/strings/str_cat.h"
 
-#include "model/shared_gradients.h"
 #include "tests/distributed/sharded_state.h"
 #include "tests/distributed/world.h"
 #include "tests/model/tiny_model.h"
@@ -73,7 +72,6 @@ class Place {
     }
   }
   Optimizer::Update Step() {
-    SALAMANDER_CHECK(SumSharedGradients(context_, layout_, gradients_, parallel_).ok());
     const auto update =
         optimizer_.Step(context_, 1e-2, {.weights = weights_, .gradients = gradients_}, &parallel_);
     SALAMANDER_CHECK(update.ok()) << update.status().ToString();
@@ -147,6 +145,31 @@ TEST(OptimizerShardTest, MastersBesideRoundedWeightsDoToo) {
     SCOPED_TRACE(NameOf(shape));
     FakeDevice device;
     ExpectSameAsOneRank(device, shape);
+  }
+}
+
+// After the sum over replicas, so that it is of the shard alone, and the last one: holders of the
+// same elements keep the same bits in whichever order their replicas add.
+TEST(OptimizerShardTest, HoldersSumTheirShardOfSharedGradients) {
+  for (const MeshShape& shape : MeshesOf(World().size())) {
+    if (shape.tensor == 1) continue;
+    SCOPED_TRACE(NameOf(shape));
+    const auto parallel = ParallelContext::Create(World(), shape, TestContext());
+    ASSERT_TRUE(parallel.ok()) << parallel.status();
+    Place place(CpuSession(), *parallel);
+    const auto reduced = [&] {
+      return parallel->tensor().traffic()[static_cast<size_t>(Collective::kAllReduce)];
+    };
+    const CollectiveTraffic before = reduced();
+    place.FillGradients(0, parallel->replicas().size(), {parallel->replicas().rank()}, 0);
+    place.Step();
+    int64_t bytes = 8;  // the squared norm
+    for (const ShardLayout::Piece& piece : place.optimizer().shard().pieces()) {
+      const ParameterSpec& spec = place.layout().specs()[piece.parameter];
+      if (spec.holders > 1) bytes += 4 * piece.count * shape.tensor / spec.holders;
+    }
+    EXPECT_EQ(reduced().payload_bytes - before.payload_bytes, bytes);
+    EXPECT_EQ(reduced().calls - before.calls, bytes > 8 ? 2 : 1);
   }
 }
 

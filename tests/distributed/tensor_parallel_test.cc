@@ -177,7 +177,8 @@ struct Problem {
                                                 .gradients = &side.views,
                                                 .loss_sum = TensorView::Of(&loss, {1})});
     if (status.ok() && is_split) {
-      status = SumSharedGradients(context, side.weights.layout, side.gradients, parallel);
+      status = SumSharedGradients(context, side.weights.layout,
+                                  ShardLayout(side.weights.layout, 0, 1), side.gradients, parallel);
     }
     if (!status.ok()) return status;
     return loss;

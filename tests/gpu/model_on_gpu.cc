@@ -196,7 +196,8 @@ Outcome RunModel(const PlacedModel& model, const Objective& objective, const Pac
   };
   CheckOk(replay == nullptr ? accumulate() : replay->Run(accumulate));
   if (parallel != nullptr)
-    CheckOk(SumSharedGradients(execution, model.layout(), gradients, *parallel));
+    CheckOk(SumSharedGradients(execution, model.layout(), ShardLayout(model.layout(), 0, 1),
+                               gradients, *parallel));
   outcome.gradients = OnHost(execution, gradients.Flat());
   outcome.loss = OnHost(execution, loss_sum).At(0) * objective.loss_unit() / row_weights;
   return outcome;

@@ -277,7 +277,6 @@ TEST_P(DescentTest, LossFallsToAFractionOverThirtySteps) {
   for (int step = 0; step < 30; ++step) {
     const auto result = RunTrainStep({.execution = problem.context,
                                       .parallel = *parallel,
-                                      .layout = problem.model.weights.layout,
                                       .weights = problem.model.weights.buffer,
                                       .gradients = problem.gradients,
                                       .gradient_views = views,

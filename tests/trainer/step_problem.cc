@@ -69,7 +69,6 @@ absl::StatusOr<StepResult> StepProblem::Step(int64_t first_sequence, const Batch
   const StepResources resources{
       .execution = context_,
       .parallel = instead.parallel == nullptr ? parallel_ : *instead.parallel,
-      .layout = layout_,
       .weights = weights_,
       .gradients = gradients_,
       .gradient_views = gradient_views_,

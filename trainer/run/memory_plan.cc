@@ -142,12 +142,12 @@ absl::Status StagePlanner::AddKept(const Transformer& model, const PackedStream&
 
 // What ranks tell each other behind the passes of a step, where it takes memory.
 absl::Status StagePlanner::PlanExchange(const PlannedModel& gradients) {
-  const auto sum_shared = [&] {
-    return SumSharedGradients(execution_, gradients.layout, gradients.buffer, parallel_);
-  };
-  RETURN_IF_ERROR(Pass(sum_shared));
   Communicator& replicas = parallel_.replicas();
   const ShardLayout shard(gradients.layout, replicas.rank(), replicas.size());
+  const auto sum_shared = [&] {
+    return SumSharedGradients(execution_, gradients.layout, shard, gradients.buffer, parallel_);
+  };
+  RETURN_IF_ERROR(Pass(sum_shared));
   return Pass([&] { return SumShard(execution_, shard, replicas, gradients.buffer.Flat()); });
 }
 

@@ -375,7 +375,6 @@ absl::Status TrainingRun::RunStep(Stage& stage) {
   const auto start = std::chrono::steady_clock::now();
   const StepResources resources{.execution = execution(),
                                 .parallel = *parallel_,
-                                .layout = state_->layout(),
                                 .weights = state_->weights(),
                                 .gradients = *gradients_,
                                 .gradient_views = stage.gradients,

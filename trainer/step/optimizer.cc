@@ -5,6 +5,7 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/memory.h"
+#include "model/shared_gradients.h"
 #include "trainer/step/replica_exchange.h"
 
 namespace salamander {
@@ -88,8 +89,10 @@ absl::StatusOr<Optimizer::Update> Optimizer::Step(const ExecutionContext& execut
   SALAMANDER_CHECK(policies_.size() == layout_->specs().size()) << "Configure comes before Step";
   SALAMANDER_CHECK(shard_.ranks() == (parallel == nullptr ? 1 : parallel->replicas().size()))
       << "the optimizer is sharded for " << shard_.ranks() << " replicas";
-  if (parallel != nullptr)
+  if (parallel != nullptr) {
     RETURN_IF_ERROR(SumShard(execution, shard_, parallel->replicas(), buffers.gradients.Flat()));
+    RETURN_IF_ERROR(SumSharedGradients(execution, *layout_, shard_, buffers.gradients, *parallel));
+  }
   const ArenaScope scope(*execution.arena);
   const TensorView squares = execution.arena->Tensor(DType::kFloat64, {1});
   RETURN_IF_ERROR(SumSquares(execution, buffers.gradients, parallel, squares));

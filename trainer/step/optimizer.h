@@ -61,7 +61,8 @@ class Optimizer {
     const ParameterBuffer& weights;    // what the model's passes read
     const ParameterBuffer& gradients;  // fp32, of this rank's tokens; spent
   };
-  // One step, by the gradients' sum over the replicas. A norm that is not finite leaves everything
+  // One step, by the gradients' sum over the replicas, and over the tensor ranks that hold the same
+  // elements. A norm that is not finite leaves everything
   // as it was. Collective over the ranks of `parallel`; null: alone. Waits at its end.
   absl::StatusOr<Update> Step(const ExecutionContext& execution, double learning_rate,
                               const Buffers& buffers, const ParallelContext* parallel = nullptr);

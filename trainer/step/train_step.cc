@@ -12,7 +12,6 @@
 #include "data/sequences/context_slice.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/memory.h"
-#include "model/shared_gradients.h"
 
 namespace salamander {
 namespace {
@@ -124,8 +123,6 @@ absl::StatusOr<StepResult> RunTrainStep(const StepResources& resources, const Ob
                     .flops = weights[1]};
   result.is_finite = std::isfinite(result.loss);
   if (!result.is_finite) return result;
-  RETURN_IF_ERROR(
-      SumSharedGradients(resources.execution, resources.layout, resources.gradients, parallel));
   ASSIGN_OR_RETURN(
       const Optimizer::Update update,
       resources.optimizer.Step(resources.execution, learning_rate,

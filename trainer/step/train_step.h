@@ -44,7 +44,6 @@ struct StepResult {
 struct StepResources {
   const ExecutionContext& execution;
   const ParallelContext& parallel;     // for tensors of the execution's device
-  const ParameterLayout& layout;       // of the buffers
   const ParameterBuffer& weights;      // what the model's passes read
   const ParameterBuffer& gradients;    // scratch: zeroed first
   const ModelTensors& gradient_views;  // the trainable part of it
