@@ -267,6 +267,9 @@ absl::StatusOr<TensorView> Transformer::Forward(const ForwardPass& pass, Activat
   const DType dtype = weights_.embedding.dtype();
   const TensorView result = arena.Tensor(dtype, {tokens, config_.width});
   const int64_t mark = arena.used_bytes();
+  SALAMANDER_CHECK(pass.recomputation.empty() || pass.recomputation.size() == config_.layers.size())
+      << pass.recomputation.size() << " choices of recomputation for " << config_.layers.size()
+      << " layers";
   Activations discarded;
   Activations& kept = saved == nullptr ? discarded : *saved;
   RETURN_IF_ERROR(MakeTables(pass, dtype, kept));

@@ -252,6 +252,22 @@ TEST(DistillationTest, AModelThatIsItsTeacherHasNoLossAndNoGradient) {
   EXPECT_LT(MaxAbsDifference(problem.gradients.Flat(), zeros.View()), 1e-12);
 }
 
+TEST(DistillationTest, AStudentThatComputesLayersAgainMayHaveADeeperTeacher) {
+  Problem problem(Kind::kDistillation, DType::kFloat64);
+  const TinyModel teacher(TinyDenseConfig(kLayers + 2), DType::kFloat64, 43);
+  const ModelTensors views = problem.GradientViews();
+  double expected = 0.0, again = 0.0;
+  for (const bool recomputes : {false, true}) {
+    const std::vector<Recomputation> choices(recomputes ? kLayers : 0, Recomputation::kFull);
+    const auto objective =
+        DistillationObjective(problem.model.transformer, teacher.transformer, choices);
+    const absl::Status status =
+        problem.Accumulate(*objective, recomputes ? &again : &expected, &views);
+    ASSERT_TRUE(status.ok()) << status;
+  }
+  EXPECT_EQ(again, expected);
+}
+
 TEST(DistillationTest, IsNeverNegative) {
   Problem problem(Kind::kDistillation, DType::kFloat64);
   EXPECT_GT(problem.Loss(), 0.0);

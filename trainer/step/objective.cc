@@ -144,10 +144,10 @@ class Distillation : public Objective {
   absl::Status Accumulate(const Call& call) const override {
     const ArenaScope scope(*call.execution.arena);
     ASSIGN_OR_RETURN(ForwardPass pass, PassOver(call.execution, call.stream, parallel_));
-    pass.recomputation = recomputation_;
     ASSIGN_OR_RETURN(const TensorView loss_weights,
                      FromHost<float>(call.execution, RowWeights(call.stream)));
     ASSIGN_OR_RETURN(const TensorView teacher_hidden, teacher_.Forward(pass, nullptr));
+    pass.recomputation = recomputation_;  // the student's layers alone have an entry
     Activations saved;
     ASSIGN_OR_RETURN(const TensorView hidden,
                      student_.Forward(pass, call.gradients == nullptr ? nullptr : &saved));
