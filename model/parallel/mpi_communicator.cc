@@ -151,9 +151,10 @@ class MpiCommunicator : public Communicator {
 
   absl::Status DoAllGather(const TensorView& mine, const TensorView& all) override {
     const LoggedCollective logged(&log_, name(), "all-gather", all.bytes());
+    const bool in_place = BytesOf(mine) == BytesOf(all) + rank_ * mine.bytes();
     return InBlocks(mine.bytes(), [&](int64_t begin, MPI_Datatype strided, int bytes) {
-      return Check(MPI_Allgather(BytesOf(mine) + begin, bytes, MPI_BYTE, BytesOf(all) + begin, 1,
-                                 strided, comm_),
+      const void* const sent = in_place ? MPI_IN_PLACE : BytesOf(mine) + begin;
+      return Check(MPI_Allgather(sent, bytes, MPI_BYTE, BytesOf(all) + begin, 1, strided, comm_),
                    "all-gather");
     });
   }
