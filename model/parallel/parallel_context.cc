@@ -1,5 +1,7 @@
 #include "model/parallel/parallel_context.h"
 
+#include <array>
+#include <cstdint>
 #include <utility>
 
 #include "kernels/base/status_macros.h"
@@ -7,6 +9,18 @@
 #include "model/parallel/planned_communicator.h"
 
 namespace salamander {
+namespace {
+
+// Every rank of `all` counts on from the largest number that one has come to.
+absl::Status AlignCollectiveNumbers(Communicator& all) {
+  if (all.log() == nullptr) return absl::OkStatus();
+  std::array<int64_t, 1> number = {all.log()->record().last.number};
+  RETURN_IF_ERROR(all.AllReduceMax(absl::MakeSpan(number)));
+  all.log()->AdvanceTo(number[0] + 1);  // the reduction itself counts
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 absl::StatusOr<ParallelContext> ParallelContext::Create(Communicator& world, const MeshShape& shape,
                                                         const ExecutionContext& execution,
@@ -65,7 +79,8 @@ Communicator& ParallelContext::holders(int count) const {
 absl::Status AgreeAfterPasses(const ParallelContext* parallel, Communicator& all,
                               const absl::Status& status) {
   if (!status.ok() && parallel != nullptr && parallel->has_collectives_in_passes()) return status;
-  return AgreeOnStatus(all, status);
+  RETURN_IF_ERROR(AgreeOnStatus(all, status));
+  return AlignCollectiveNumbers(all);
 }
 
 }  // namespace salamander

@@ -67,7 +67,8 @@ class ParallelContext {
 // AgreeOnStatus over `all` after the passes of this rank; `parallel` is what they ran on, null
 // where the rank was alone. Where ranks wait for each other inside a pass, the rank's own failure
 // comes back at once, to end the job: its neighbours are in a collective of a pass that it left,
-// and would never come to agree.
+// and would never come to agree. Where all are well their collectives' numbers are made the same:
+// passes over other tokens may take other collectives.
 absl::Status AgreeAfterPasses(const ParallelContext* parallel, Communicator& all,
                               const absl::Status& status);
 

@@ -124,6 +124,18 @@ TEST_F(CollectiveLogTest, TellsTheOldestOfSeveralThatHaveNotEnded) {
               "number 2, broadcast of 16 bytes in group world, ended 0 s ago");
 }
 
+TEST_F(CollectiveLogTest, CountsOnFromALargerNumber) {
+  CollectiveLog log(folder_, "job", 0);
+  log.End(log.Begin("world", "barrier", 0));
+  log.AdvanceTo(7);
+  EXPECT_EQ(CollectiveLog::Read(FileOf(0))->last.number, 7);
+  log.AdvanceTo(3);
+  const int64_t next = log.Begin("world", "barrier", 0);
+  EXPECT_EQ(next, 8);
+  log.End(next);
+  EXPECT_THAT(CollectiveText(log.record(), log.record().last_ended_ns), HasSubstr("ended 0 s ago"));
+}
+
 TEST_F(CollectiveLogTest, CutsTextsThatAreTooLong) {
   CollectiveLog log(folder_, "job", 0);
   log.Begin(std::string(100, 'g'), std::string(100, 'o'), 1);

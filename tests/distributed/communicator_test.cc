@@ -273,6 +273,17 @@ TEST(AgreeOnStatusTest, DoesNotTakeAFailureWithoutAMessageForSuccess) {
   EXPECT_FALSE(AgreeOnStatus(World(), fails ? absl::UnknownError("") : absl::OkStatus()).ok());
 }
 
+TEST(AgreeAfterPassesTest, GivesAllRanksCollectivesTheSameNumbersAgain) {
+  if (World().log() == nullptr) GTEST_SKIP() << "runs without a launcher";
+  const auto own = World().Split(World().rank(), "own");
+  ASSERT_TRUE(own.ok()) << own.status();
+  for (int call = 0; call < 3 * World().rank(); ++call) ASSERT_TRUE((*own)->Barrier().ok());
+  ASSERT_TRUE(AgreeAfterPasses(nullptr, World(), absl::OkStatus()).ok());
+  const auto numbers = World().AllGather(absl::StrCat(World().log()->record().last.number));
+  ASSERT_TRUE(numbers.ok()) << numbers.status();
+  EXPECT_THAT(*numbers, testing::Each(numbers->front()));
+}
+
 TEST(StagedCommunicatorTest, TensorsInPiecesGiveWhatTheWholeGives) {
   const auto staged = StagedWorld();
   const auto seed = static_cast<uint64_t>(World().rank()) + 1;

@@ -123,6 +123,12 @@ void CollectiveLog::End(int64_t number) {
   Publish();
 }
 
+void CollectiveLog::AdvanceTo(int64_t number) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  record_.last.number = std::max(record_.last.number, number);
+  Publish();
+}
+
 void CollectiveLog::Publish() {
   record_.oldest_open = open_.empty() ? CollectiveCall{} : open_.front();
   if (page_ == nullptr) return;

@@ -53,10 +53,14 @@ class CollectiveLog {
   CollectiveLog& operator=(const CollectiveLog&) = delete;
 
   // Around each collective, from any thread; one inside another counts for itself. Texts are cut to
-  // the record's lengths. Gives the collective's number, which all ranks give to the same one where
-  // all make the same calls in the same order.
+  // the record's lengths. Gives the collective's number: the same on all ranks as far as all have
+  // made the same calls since they last counted on from one number (AdvanceTo).
   int64_t Begin(absl::string_view group, absl::string_view operation, int64_t bytes);
   void End(int64_t number);
+
+  // Counts on from `number` where this rank has counted less. Requires: nothing is under way that
+  // was begun last.
+  void AdvanceTo(int64_t number);
 
   RankRecord record() const;
 

@@ -42,9 +42,11 @@ struct Fault {
   std::string what;              // said of each of them, or of all ranks together
 };
 
-// Requires: records[waiting] is in a collective. All ranks count the same collectives alike, so
-// that one that is in none did not come; where all are in one, those in an earlier one keep the
-// others; where all are in the same, one that calls it otherwise is in the wrong one.
+// Requires: records[waiting] is in a collective. A rank that is in none did not come; where all are
+// in one, those in an earlier one keep the others; where all are in the same, one that calls it
+// otherwise is in the wrong one. Earlier is what has the smaller number. Ranks count the same
+// collectives alike from each end of their passes on (AgreeAfterPasses); inside passes those count
+// less whose tokens need fewer collectives, so that there the earlier one may be a rank that waits.
 Fault FindFault(const std::vector<DatedRecord>& records, size_t waiting);
 
 }  // namespace salamander
