@@ -34,7 +34,7 @@ absl::StatusOr<ParallelContext> ParallelContext::Create(Communicator& world, con
     ASSIGN_OR_RETURN(auto host, world.Split(color, name));
     return DeviceCommunicator(std::move(host), execution);
   };
-  ASSIGN_OR_RETURN(parallel.data_, group(at.context * shape.tensor + at.tensor, "data"));
+  ASSIGN_OR_RETURN(parallel.data_, world.Split(at.context * shape.tensor + at.tensor, "data"));
   ASSIGN_OR_RETURN(parallel.context_, group(at.data * shape.tensor + at.tensor, "context"));
   ASSIGN_OR_RETURN(parallel.tensor_, group(at.data * shape.context + at.context, "tensor"));
   ASSIGN_OR_RETURN(parallel.replicas_, group(at.tensor, "replicas"));

@@ -17,9 +17,9 @@ namespace salamander {
 
 class ParallelContext {
  public:
-  // Collective over `world`, which outlives the context. Tensors of the axes' collectives lie on
-  // `execution`'s device; the world's lie on the host. `holder_counts`: of the models that will run
-  // (HolderCounts in model/parameters.h).
+  // Collective over `world`, which outlives the context. Tensors of the groups' collectives lie on
+  // `execution`'s device; those of world and data on the host. `holder_counts`: of the models that
+  // will run (HolderCounts in model/parameters.h).
   static absl::StatusOr<ParallelContext> Create(Communicator& world, const MeshShape& shape,
                                                 const ExecutionContext& execution,
                                                 absl::Span<const int> holder_counts = {});
@@ -34,6 +34,8 @@ class ParallelContext {
   Communicator& world() const { return *world_; }
 
   // Ranks that see other sequences, with the same weights and the same slice of each sequence.
+  // Their tensors travel among the replicas: this group shares out sequences, and has the host's
+  // collectives alone.
   Communicator& data() const { return *data_; }
   // Ranks that see the other slices of the same sequences, with the same weights; in their order.
   Communicator& context() const { return *context_; }
