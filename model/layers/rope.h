@@ -28,10 +28,9 @@ struct RotaryTables {
 };
 
 // Takes tables for `tokens` rows of activations of a dtype from the context's arena and fills the
-// rows that segments name.
-// Longrope takes its long factors where the document so far (key_count) passes the original length;
-// a MiniCPM model extended beyond it has the long ones in both places
-// (model/checkpoint/huggingface/hf_rope.cc). Documents do not touch each other.
+// rows that segments name. Longrope takes its long factors where the document is longer than the
+// original length (Segment::document_length); a MiniCPM model extended beyond it has the long ones
+// in both places (model/checkpoint/huggingface/hf_rope.cc). Documents do not touch each other.
 absl::StatusOr<RotaryTables> MakeRopeTables(const ExecutionContext& context,
                                             const ModelConfig& config, int64_t head_dim,
                                             DType activations, Segments segments, int64_t tokens);

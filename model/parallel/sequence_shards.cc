@@ -1,5 +1,7 @@
 #include "model/parallel/sequence_shards.h"
 
+#include "kernels/base/status_macros.h"
+
 namespace salamander {
 
 int TensorRanks(const ParallelContext* parallel) {
@@ -33,6 +35,13 @@ absl::Status GatherRows(const ParallelContext* parallel, const TensorView& mine,
                         const TensorView& whole) {
   if (TensorRanks(parallel) == 1) return absl::OkStatus();
   return parallel->tensor().AllGather(mine, whole);
+}
+
+absl::StatusOr<TensorView> GatheredRows(const ExecutionContext& execution,
+                                        const ParallelContext* parallel, const TensorView& mine) {
+  const TensorView whole = WholeRows(execution, parallel, mine);
+  RETURN_IF_ERROR(GatherRows(parallel, mine, whole));
+  return whole;
 }
 
 absl::Status SumRows(const ParallelContext* parallel, const TensorView& parts,

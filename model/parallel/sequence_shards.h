@@ -1,8 +1,10 @@
 // Sequence parallelism: between mixers and MLPs each tensor rank holds an equal run of the stream's
 // rows, rank r the r-th. A mixer or MLP is given all rows and makes of them a part of its output,
 // which its ranks add up:
-//   forward   input [T / R, C] -- GatherRows --> [T, C] -- part --> [T, C] -- SumRows --> [T / R,
-//   C] backward  the same with the gradients of output and input
+//
+//   input [T / R, C] -- GatherRows --> [T, C] -- part --> [T, C] -- SumRows --> output [T / R, C]
+//
+// The backward does the same with the gradients of output and input.
 // On one rank a rank's rows are all rows and nothing moves: WholeRows is then the tensor itself.
 #ifndef MODEL_PARALLEL_SEQUENCE_SHARDS_H_
 #define MODEL_PARALLEL_SEQUENCE_SHARDS_H_
@@ -10,6 +12,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 #include "kernels/base/execution_context.h"
 #include "kernels/base/tensor_view.h"
@@ -34,6 +37,10 @@ TensorView WholeRows(const ExecutionContext& execution, const ParallelContext* p
 // whole [T, ...] = every rank's `mine` [T / R, ...].
 absl::Status GatherRows(const ParallelContext* parallel, const TensorView& mine,
                         const TensorView& whole);
+
+// The two together: all rows of what `mine` holds the rank's rows of.
+absl::StatusOr<TensorView> GatheredRows(const ExecutionContext& execution,
+                                        const ParallelContext* parallel, const TensorView& mine);
 
 // mine [T / R, ...] = the rank's rows of the sum of every rank's `parts` [T, ...].
 absl::Status SumRows(const ParallelContext* parallel, const TensorView& parts,

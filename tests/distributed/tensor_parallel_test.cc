@@ -345,10 +345,10 @@ TEST_P(TensorParallelBitsTest, DocumentsDoNotSeeEachOtherAcrossRanks) {
 }
 
 // What a pass with gradients sends: docs name it, and nothing else may travel.
+//
 //   rows    [T, C] gathered 6 L + 2 times and summed 4 L + 2 times: each half of a layer gathers
-//   its
-//           input (twice) and d_output and sums output and d_input, embedding and head one of each
-//           and back
+//           its input (twice) and d_output and sums output and d_input, embedding and head one of
+//           each and back
 //   loss    four fp64 of each weighted row of each rank
 //   norms   a statistic of each row, twice, of each Lightning layer with an output norm
 //   shared  gradients of what all ranks hold, once

@@ -13,24 +13,13 @@
 namespace salamander {
 namespace {
 
-// None where a rank has the whole head.
-std::optional<VocabularySplit> SplitOver(const ParallelContext* parallel) {
-  if (TensorRanks(parallel) == 1) return std::nullopt;
-  return VocabularySplit{.rank = TensorRank(parallel),
-                         .ranks = TensorRanks(parallel),
-                         .gather = [parallel](const TensorView& mine, const TensorView& all) {
-                           return parallel->tensor().AllGather(mine, all);
-                         }};
-}
-
 absl::Status AddStream(const Scored& scored, const PackedStream& stream, TokenScores& scores) {
   const ExecutionContext& execution = scored.execution;
   const ArenaScope scope(*execution.arena);
   ASSIGN_OR_RETURN(ForwardPass pass, PassOver(execution, stream, scored.parallel));
   pass.use_candidate = scored.use_candidate;
   ASSIGN_OR_RETURN(const TensorView own_rows, scored.model.Forward(pass, nullptr));
-  const TensorView hidden = WholeRows(execution, scored.parallel, own_rows);
-  RETURN_IF_ERROR(GatherRows(scored.parallel, own_rows, hidden));
+  ASSIGN_OR_RETURN(const TensorView hidden, GatheredRows(execution, scored.parallel, own_rows));
   const std::optional<VocabularySplit> split = SplitOver(scored.parallel);
   ASSIGN_OR_RETURN(const TensorView targets, FromHost<int32_t>(execution, stream.targets));
   ASSIGN_OR_RETURN(const TensorView weights, FromHost<float>(execution, stream.loss_weights));

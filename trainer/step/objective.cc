@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "kernels/base/status_macros.h"
-#include "kernels/head_loss.h"
 #include "kernels/layer_mse.h"
 #include "kernels/memory.h"
 #include "model/flops.h"
@@ -24,40 +23,22 @@ std::vector<float> RealTokenWeights(const PackedStream& stream) {
   return weights;
 }
 
-// The way to the other tensor ranks' parts of the vocabulary.
-VocabularySplit SplitOver(const ParallelContext& parallel) {
-  return {.rank = parallel.coordinate().tensor,
-          .ranks = parallel.shape().tensor,
-          .gather = [&parallel](const TensorView& mine, const TensorView& all) {
-            return parallel.tensor().AllGather(mine, all);
-          }};
-}
-
 // Runs an output head's loss between the model's forward and its backward: from the final hidden
 // state of the rank's rows to its gradient, by way of all rows with the rank's part of the head.
 class HeadLoss {
  public:
   HeadLoss(const Objective::Call& call, const ParallelContext* parallel)
-      : call_(call), parallel_(parallel) {
-    if (TensorRanks(parallel) > 1) split_ = SplitOver(*parallel);
-  }
+      : call_(call), parallel_(parallel), split_(SplitOver(parallel)) {}
 
   // Null where one rank has the whole head.
-  const VocabularySplit* split() const { return split_.ranks == 1 ? nullptr : &split_; }
-
-  // All rows of what `mine` holds the rank's rows of.
-  absl::StatusOr<TensorView> Whole(const TensorView& mine) const {
-    const TensorView whole = WholeRows(call_.execution, parallel_, mine);
-    RETURN_IF_ERROR(GatherRows(parallel_, mine, whole));
-    return whole;
-  }
+  const VocabularySplit* split() const { return split_.has_value() ? &*split_ : nullptr; }
 
   // `run(hidden of all rows, gradients)` takes the loss. d_hidden is empty where no gradient is
   // wanted.
   template <typename Run>
   absl::Status Take(const TensorView& hidden, const TensorView& d_hidden, const Run& run) const {
     const ArenaScope scope(*call_.execution.arena);
-    ASSIGN_OR_RETURN(const TensorView whole, Whole(hidden));
+    ASSIGN_OR_RETURN(const TensorView whole, GatheredRows(call_.execution, parallel_, hidden));
     if (call_.gradients == nullptr) return run(whole, HeadGradients{});
     const TensorView d_whole = WholeRows(call_.execution, parallel_, d_hidden);
     RETURN_IF_ERROR(run(whole, HeadGradients{.scale = call_.gradient_scale,
@@ -69,7 +50,7 @@ class HeadLoss {
  private:
   const Objective::Call& call_;
   const ParallelContext* parallel_;
-  VocabularySplit split_;
+  std::optional<VocabularySplit> split_;
 };
 
 // Room for the gradient of the final hidden state, where one is wanted.
@@ -154,7 +135,8 @@ class Distillation : public Objective {
     const TensorView d_hidden = HiddenGradient(call, hidden);
     const HeadLoss loss(call, parallel_);
     const auto distill = [&](TensorView all, HeadGradients gradients) -> absl::Status {
-      ASSIGN_OR_RETURN(const TensorView teacher_all, loss.Whole(teacher_hidden));
+      ASSIGN_OR_RETURN(const TensorView teacher_all,
+                       GatheredRows(call.execution, parallel_, teacher_hidden));
       return HeadDistillation(call.execution, {.hidden = all,
                                                .head = student_.weights().head,
                                                .logit_scale = student_.config().logit_scale,
@@ -292,6 +274,15 @@ absl::StatusOr<ForwardPass> PassOver(const ExecutionContext& execution, const Pa
                      .tap = {},
                      .recomputation = {},
                      .parallel = parallel};
+}
+
+std::optional<VocabularySplit> SplitOver(const ParallelContext* parallel) {
+  if (TensorRanks(parallel) == 1) return std::nullopt;
+  return VocabularySplit{.rank = TensorRank(parallel),
+                         .ranks = TensorRanks(parallel),
+                         .gather = [parallel](const TensorView& mine, const TensorView& all) {
+                           return parallel->tensor().AllGather(mine, all);
+                         }};
 }
 
 absl::StatusOr<LossSums> SumLoss(const ExecutionContext& execution, const Objective& objective,

@@ -14,6 +14,7 @@
 #define TRAINER_STEP_OBJECTIVE_H_
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -21,6 +22,7 @@
 
 #include "data/sequences/packed_stream.h"
 #include "kernels/base/execution_context.h"
+#include "kernels/head_loss.h"
 #include "model/transformer.h"
 
 namespace salamander {
@@ -77,6 +79,10 @@ std::unique_ptr<Objective> AlignmentObjective(const Transformer& model,
 // The forward pass over a packed stream, whose tokens go into the arena.
 absl::StatusOr<ForwardPass> PassOver(const ExecutionContext& execution, const PackedStream& stream,
                                      const ParallelContext* parallel = nullptr);
+
+// This rank's part of a head's vocabulary, and the way to the other tensor ranks'; none where one
+// rank has the whole head.
+std::optional<VocabularySplit> SplitOver(const ParallelContext* parallel);
 
 }  // namespace salamander
 

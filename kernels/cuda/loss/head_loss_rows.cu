@@ -373,8 +373,10 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 // Grid: one block per row of the chunk. kIsSplit: what the pass before it found is gathered.
-//   KL = sum_v p_v ((z_v - max z) - (y_v - max y)) - log sum exp(z - max z) + log sum exp(y - max
-//   y)
+//
+//   KL = sum_v p_v ((z_v - max z) - (y_v - max y))
+//        - log sum exp(z - max z) + log sum exp(y - max y)
+//
 // for the teacher's logits z and the student's y. Equal rows give exactly 0, and a gradient of 0.
 template <bool kIsSplit>
 __global__ void __launch_bounds__(kThreads, 2)
