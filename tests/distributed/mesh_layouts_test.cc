@@ -13,6 +13,7 @@
 #include "data/sequences/context_slice.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/memory.h"
+#include "model/conversion/transfer.h"
 #include "model/shared_gradients.h"
 #include "tests/distributed/world.h"
 #include "tests/model/model_part.h"
@@ -69,61 +70,106 @@ PackedStream StreamOf(int data_rank) {
   return stream;
 }
 
+enum class Kind { kLanguageModel, kDistillation, kAlignment };
+
+// A model of the rank's weights, a teacher of the same vocabulary, and what one learns.
+struct Side {
+  Side(const TinyModel& whole, const TinyModel& whole_teacher, const ParallelContext* ranks)
+      : parallel(ranks),
+        weights(PartOfWeights(whole.weights, ShardOn(ranks))),
+        teacher_weights(PartOfWeights(whole_teacher.weights, ShardOn(ranks))),
+        model(whole.transformer.config(),
+              BindTensors(whole.transformer.config(), weights.layout, weights.buffer)),
+        teacher(whole_teacher.transformer.config(),
+                BindTensors(whole_teacher.transformer.config(), teacher_weights.layout,
+                            teacher_weights.buffer)),
+        gradients(*ParameterBuffer::Create(weights.layout, DType::kFloat64)),
+        gradient_views(BindTensors(model.config(), weights.layout, gradients)) {}
+
+  static TensorShard ShardOn(const ParallelContext* parallel) {
+    return parallel == nullptr ? TensorShard{}
+                               : TensorShard{.rank = parallel->coordinate().tensor,
+                                             .ranks = parallel->shape().tensor};
+  }
+  std::unique_ptr<Objective> ObjectiveOf(Kind kind) const {
+    switch (kind) {
+      case Kind::kLanguageModel:
+        return LanguageModelObjective(model, {}, parallel);
+      case Kind::kDistillation:
+        return DistillationObjective(model, teacher, {}, parallel);
+      case Kind::kAlignment:
+        return AlignmentObjective(model, parallel);
+    }
+    return nullptr;
+  }
+
+  const ParallelContext* parallel;
+  ModelWeights weights, teacher_weights;
+  Transformer model, teacher;
+  ParameterBuffer gradients;
+  ModelTensors gradient_views;
+};
+
 class MeshLayoutsTest : public testing::TestWithParam<Case> {
  protected:
-  absl::StatusOr<double> Run(const Objective& objective, const PackedStream& stream,
-                             const ModelTensors& gradients) {
+  // The loss over the stream; gradients are added to the side's.
+  absl::StatusOr<double> Run(Kind kind, const Side& side, const PackedStream& stream) {
     double loss = 0.0;
-    RETURN_IF_ERROR(objective.Accumulate({.execution = context_,
-                                          .stream = stream,
-                                          .gradients = &gradients,
-                                          .loss_sum = TensorView::Of(&loss, {1})}));
+    RETURN_IF_ERROR(side.ObjectiveOf(kind)->Accumulate({.execution = context_,
+                                                        .stream = stream,
+                                                        .gradients = &side.gradient_views,
+                                                        .loss_sum = TensorView::Of(&loss, {1})}));
     return loss;
   }
 
-  void ExpectAsOnOneRank(const MeshShape& shape) {
+  void ExpectAsOnOneRank(Kind kind, const ModelConfig& config, const MeshShape& shape) {
     SCOPED_TRACE(testing::Message() << "data " << shape.data << ", context " << shape.context
                                     << ", tensor " << shape.tensor);
-    const ModelConfig& config = GetParam().config;
-    const TinyModel whole(config, DType::kFloat64, 41);
+    ModelConfig teacher_config = TinyDenseConfig(kLayers + 1);
+    teacher_config.vocabulary = config.vocabulary;
+    const TinyModel model(config, DType::kFloat64, 41);
+    const TinyModel teacher(teacher_config, DType::kFloat64, 42);
     const auto parallel =
         ParallelContext::Create(World(), shape, {}, HolderCounts(config, shape.tensor));
     ASSERT_TRUE(parallel.ok()) << parallel.status();
     const MeshCoordinate& at = parallel->coordinate();
-    const ModelWeights part =
-        PartOfWeights(whole.weights, {.rank = at.tensor, .ranks = shape.tensor});
-    const Transformer model(config, BindTensors(config, part.layout, part.buffer));
+    const Side whole(model, teacher, nullptr), part(model, teacher, &*parallel);
 
-    const auto expected_gradients = ParameterBuffer::Create(whole.weights.layout, DType::kFloat64);
-    const ModelTensors expected_views =
-        BindTensors(config, whole.weights.layout, *expected_gradients);
     double expected = 0.0;
-    for (int rank = 0; rank < shape.data; ++rank) {
-      expected += *Run(*LanguageModelObjective(whole.transformer), StreamOf(rank), expected_views);
-    }
-
-    const auto gradients = ParameterBuffer::Create(part.layout, DType::kFloat64);
-    const auto loss = Run(*LanguageModelObjective(model, {}, &*parallel),
-                          SliceOf(StreamOf(at.data), at.context, shape.context),
-                          BindTensors(config, part.layout, *gradients));
+    for (int rank = 0; rank < shape.data; ++rank) expected += *Run(kind, whole, StreamOf(rank));
+    const auto loss = Run(kind, part, SliceOf(StreamOf(at.data), at.context, shape.context));
     ASSERT_TRUE(loss.ok()) << loss.status();
-    ASSERT_TRUE(parallel->replicas().AllReduceSum(gradients->Flat()).ok());
-    const ShardLayout everything(part.layout, 0, 1);
-    ASSERT_TRUE(SumSharedGradients(context_, part.layout, everything, *gradients, *parallel).ok());
+    ASSERT_TRUE(parallel->replicas().AllReduceSum(part.gradients.Flat()).ok());
+    const ParameterLayout& layout = part.weights.layout;
+    const ShardLayout everything(layout, 0, 1);
+    ASSERT_TRUE(SumSharedGradients(context_, layout, everything, part.gradients, *parallel).ok());
     double losses[] = {*loss};
     ASSERT_TRUE(parallel->replicas().AllReduceSum(absl::Span<double>(losses)).ok());
     EXPECT_NEAR(losses[0], expected, kBound * expected);
     double worst = 0.0;
-    for (const ParameterSpec& spec : part.layout.specs()) {
+    for (const ParameterSpec& spec : layout.specs()) {
       const ParameterSpec& of_whole = *whole.weights.layout.Find(spec.name);
       const double error =
-          RelativeError(gradients->View(spec), spec, expected_gradients->View(of_whole));
+          RelativeError(part.gradients.View(spec), spec, whole.gradients.View(of_whole));
       EXPECT_LE(error, kBound) << spec.name;
       worst = std::max(worst, error);
     }
     if (World().rank() == 0) {
       std::cout << "data " << shape.data << ", context " << shape.context << ", tensor "
                 << shape.tensor << ": largest relative error " << worst << "\n";
+    }
+  }
+
+  void ExpectEveryMeshAsOnOneRank(Kind kind, const ModelConfig& config) {
+    const int ranks = World().size();
+    for (int context = 1; context <= ranks; ++context) {
+      for (int tensor = 1; context * tensor <= ranks; ++tensor) {
+        if (ranks % (context * tensor) != 0) continue;
+        if (!CheckTensorShards(config, tensor).ok()) continue;
+        ExpectAsOnOneRank(
+            kind, config,
+            {.data = ranks / (context * tensor), .context = context, .tensor = tensor});
+      }
     }
   }
 
@@ -135,14 +181,17 @@ INSTANTIATE_TEST_SUITE_P(Models, MeshLayoutsTest, testing::ValuesIn(Cases()),
                          [](const auto& given) { return given.param.name; });
 
 TEST_P(MeshLayoutsTest, LossAndGradientsAreThoseOfOneRank) {
-  const int ranks = World().size();
-  for (int context = 1; context <= ranks; ++context) {
-    for (int tensor = 1; context * tensor <= ranks; ++tensor) {
-      if (ranks % (context * tensor) != 0) continue;
-      if (!CheckTensorShards(GetParam().config, tensor).ok()) continue;
-      ExpectAsOnOneRank({.data = ranks / (context * tensor), .context = context, .tensor = tensor});
-    }
-  }
+  ExpectEveryMeshAsOnOneRank(Kind::kLanguageModel, GetParam().config);
+}
+
+TEST_P(MeshLayoutsTest, DistillationsAreThoseOfOneRank) {
+  ExpectEveryMeshAsOnOneRank(Kind::kDistillation, GetParam().config);
+}
+
+TEST_P(MeshLayoutsTest, AlignmentsAreThoseOfOneRank) {
+  const auto config = CandidateConfig(GetParam().config);
+  if (!config.ok()) GTEST_SKIP() << config.status().message();
+  ExpectEveryMeshAsOnOneRank(Kind::kAlignment, *config);
 }
 
 }  // namespace
