@@ -178,5 +178,17 @@ TEST_F(LayoutRunTest, ThePlanIsWhatARankTakes) {
   }
 }
 
+// Of a model whose run goes on meanwhile, ranks see different newest checkpoints.
+TEST_F(LayoutRunTest, EveryRankBeginsWithTheModelThatTheFirstRankSaw) {
+  const Recipe recipe = RecipeOf("begun", {}, {});
+  Run(recipe, World());
+  Recipe seen = RecipeOf("seen", {}, {});
+  if (World().rank() > 0) seen.model.from = recipe.run_directory;
+  Run(seen, World());
+  if (World().rank() == 0) {
+    EXPECT_EQ(LossesOf(seen), LossesOf(recipe));
+  }
+}
+
 }  // namespace
 }  // namespace salamander

@@ -148,8 +148,10 @@ struct Converted {
   Baggage baggage;  // with the parity report
 };
 
-absl::StatusOr<Converted> Convert(const ConvertRequest& request, DeviceSession& session,
+absl::StatusOr<Converted> Convert(const ConvertRequest& asked, DeviceSession& session,
                                   Communicator& world) {
+  ConvertRequest request = asked;
+  ASSIGN_OR_RETURN(request.from, ResolveCheckpoint(asked.from, world));
   Workspace workspace(session);
   auto sides = ConvertOnHost(request, workspace);
   RETURN_IF_ERROR(AgreeOnStatus(world, sides.status()));

@@ -60,7 +60,6 @@ absl::StatusOr<DeviceModel> LoadOnto(const Workspace& workspace, const std::stri
 
 // What a rank reads by itself, before the ranks work together.
 struct Inputs {
-  std::string checkpoint;
   DeviceModel model;
   std::optional<DeviceModel> teacher;
   int64_t vocabulary;
@@ -68,8 +67,7 @@ struct Inputs {
 };
 
 absl::StatusOr<Inputs> ReadInputs(const EvaluateCommand& command, const Workspace& workspace) {
-  ASSIGN_OR_RETURN(const std::string checkpoint, ResolveCheckpoint(command.from));
-  ASSIGN_OR_RETURN(DeviceModel model, LoadOnto(workspace, checkpoint));
+  ASSIGN_OR_RETURN(DeviceModel model, LoadOnto(workspace, command.from));
   std::optional<DeviceModel> teacher;
   if (!command.teacher.empty()) {
     ASSIGN_OR_RETURN(teacher, LoadOnto(workspace, command.teacher));
@@ -80,11 +78,20 @@ absl::StatusOr<Inputs> ReadInputs(const EvaluateCommand& command, const Workspac
   ASSIGN_OR_RETURN(auto held_out, HeldOutSequences::Create(std::move(file),
                                                            HeldOutSplit(command.held_out_fraction),
                                                            command.sequence_length));
-  return Inputs{checkpoint, std::move(model), std::move(teacher), vocabulary, std::move(held_out)};
+  return Inputs{std::move(model), std::move(teacher), vocabulary, std::move(held_out)};
 }
 
-absl::StatusOr<Metrics> Evaluate(const EvaluateCommand& command, DeviceSession& session,
+absl::StatusOr<EvaluateCommand> WithCheckpoints(EvaluateCommand command, Communicator& world) {
+  ASSIGN_OR_RETURN(command.from, ResolveCheckpoint(command.from, world));
+  if (!command.teacher.empty()) {
+    ASSIGN_OR_RETURN(command.teacher, ResolveCheckpoint(command.teacher, world));
+  }
+  return command;
+}
+
+absl::StatusOr<Metrics> Evaluate(const EvaluateCommand& asked, DeviceSession& session,
                                  Communicator& world) {
+  ASSIGN_OR_RETURN(const EvaluateCommand command, WithCheckpoints(asked, world));
   Workspace workspace(session);
   const auto inputs = ReadInputs(command, workspace);
   RETURN_IF_ERROR(AgreeOnStatus(world, inputs.status()));
@@ -97,7 +104,7 @@ absl::StatusOr<Metrics> Evaluate(const EvaluateCommand& command, DeviceSession& 
       const TokenScores scores,
       ScoreStreams(
           scored, [&](int64_t index) { return held_out.Sequence(index); }, count, world));
-  Metrics metrics = {{"checkpoint", inputs->checkpoint},
+  Metrics metrics = {{"checkpoint", command.from},
                      {"sequences", count},
                      {"sequence_length", command.sequence_length},
                      {"loss", scores.loss()},

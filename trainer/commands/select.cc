@@ -52,8 +52,10 @@ absl::StatusOr<Inputs> ReadInputs(const SelectionConfig& config, const Workspace
 }
 
 // Scores each layer's candidate swapped in alone.
-absl::StatusOr<ScoreTable> MeasureLayers(const SelectionConfig& config, DeviceSession& session,
+absl::StatusOr<ScoreTable> MeasureLayers(const SelectionConfig& asked, DeviceSession& session,
                                          Communicator& world) {
+  SelectionConfig config = asked;
+  ASSIGN_OR_RETURN(config.candidates, ResolveCheckpoint(asked.candidates, world));
   Workspace workspace(session);
   const auto inputs = ReadInputs(config, workspace);
   RETURN_IF_ERROR(AgreeOnStatus(world, inputs.status()));

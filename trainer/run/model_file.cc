@@ -48,6 +48,14 @@ absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path) {
                    "checkpoints/step-...); give a directory that import, convert or train wrote"));
 }
 
+absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path, Communicator& ranks) {
+  absl::StatusOr<std::string> mine = std::string();
+  if (ranks.rank() == 0) mine = ResolveCheckpoint(path);
+  RETURN_IF_ERROR(AgreeOnStatus(ranks, mine.status()));
+  ASSIGN_OR_RETURN(const std::vector<std::string> seen, ranks.AllGather(*mine));
+  return seen.front();
+}
+
 std::string TensorName(const std::string& group, const ParameterSpec& spec) {
   return absl::StrCat(group, "/", spec.name);
 }

@@ -36,6 +36,9 @@ struct LoadedModel {
 // The directory itself where it is a checkpoint, else the newest under <path>/checkpoints, else
 // that of the last of <path>/steps (trainer/commands/road.h).
 absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path);
+// The one that the first rank finds, on every rank: a run that trains meanwhile may publish its
+// next one between two ranks' looks. Collective.
+absl::StatusOr<std::string> ResolveCheckpoint(const std::string& path, Communicator& ranks);
 
 // On the host: the whole model, or a tensor rank's part of it.
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const TensorShard& shard = {});

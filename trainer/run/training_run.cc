@@ -56,6 +56,16 @@ absl::StatusOr<std::string> LastCheckpoint(const Recipe& recipe, Communicator& w
   return seen.front();
 }
 
+// The recipe, and in place of its models the checkpoints that all ranks read them from.
+absl::StatusOr<Recipe> WithCheckpoints(Recipe recipe, Communicator& world) {
+  for (std::string* const model : {&recipe.model.from, &recipe.teacher}) {
+    if (!model->empty()) {
+      ASSIGN_OR_RETURN(*model, ResolveCheckpoint(*model, world));
+    }
+  }
+  return recipe;
+}
+
 class TrainingRun {
  public:
   // What a run stands on: its device, its ranks, where it goes on from, and what it will hold of
@@ -63,6 +73,7 @@ class TrainingRun {
   struct Place {
     DeviceSession& session;
     Communicator& world;
+    Recipe sources;               // WithCheckpoints
     std::string last_checkpoint;  // empty: from the start
     RunModels models;
     std::optional<MemoryPlan> memory;  // not known beforehand on the CPU
@@ -76,6 +87,7 @@ class TrainingRun {
   TrainingRun(const Recipe& recipe, RunData data, Place place)
       : recipe_(recipe),
         world_(place.world),
+        sources_(std::move(place.sources)),
         last_checkpoint_(std::move(place.last_checkpoint)),
         models_(std::move(place.models)),
         memory_(std::move(place.memory)),
@@ -122,6 +134,7 @@ class TrainingRun {
 
   Recipe recipe_;
   Communicator& world_;
+  Recipe sources_;  // WithCheckpoints of it
   std::string last_checkpoint_;
   RunModels models_;
   std::optional<MemoryPlan> memory_;
@@ -171,9 +184,9 @@ absl::Status TrainingRun::TakeState() {
   ASSIGN_OR_RETURN(const MeshShape shape, ShapeAt(progress.stage));
   ASSIGN_OR_RETURN(parallel_, MakeParallel(shape));
   if (last_checkpoint_.empty()) {
-    ASSIGN_OR_RETURN(state_, RunState::Begin(recipe_, data_, workspace_, *parallel_));
+    ASSIGN_OR_RETURN(state_, RunState::Begin(sources_, data_, workspace_, *parallel_));
   } else {
-    auto blank = RunState::Blank(recipe_, data_, workspace_, *parallel_);
+    auto blank = RunState::Blank(sources_, data_, workspace_, *parallel_);
     RETURN_IF_ERROR(AgreeOnStatus(world_, blank.status()));
     state_ = *std::move(blank);
     RETURN_IF_ERROR(state_->Restore(last_checkpoint_, recipe_));
@@ -185,8 +198,8 @@ absl::Status TrainingRun::TakeState() {
 absl::Status TrainingRun::TakeBuffers() {
   DeviceSession& session = workspace_.session();
   ASSIGN_OR_RETURN(gradients_, ParameterBuffer::Create(state_->layout(), DType::kFloat32, session));
-  if (recipe_.teacher.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(LoadedModel teacher, LoadModel(recipe_.teacher, state_->layout().shard()));
+  if (sources_.teacher.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(LoadedModel teacher, LoadModel(sources_.teacher, state_->layout().shard()));
   ASSIGN_OR_RETURN(DeviceModel model, DeviceModel::Taking(std::move(teacher.weights), workspace_));
   teacher_.emplace(std::move(model));
   return absl::OkStatus();
@@ -615,13 +628,15 @@ absl::StatusOr<RunEnd> RunRecipe(const Recipe& recipe, DeviceSession& session,
   auto data = RunData::Open(recipe);
   RETURN_IF_ERROR(AgreeOnStatus(world, data.status()));
   ASSIGN_OR_RETURN(const std::string last, LastCheckpoint(recipe, world));
-  auto models = ModelsOf(recipe, *data);
+  ASSIGN_OR_RETURN(Recipe sources, WithCheckpoints(recipe, world));
+  auto models = ModelsOf(sources, *data);
   RETURN_IF_ERROR(AgreeOnStatus(world, models.status()));
   // Every rank has seen that the run fits before one takes memory.
   auto memory = PlanRun(recipe, *models, last, world.size(), session);
   RETURN_IF_ERROR(AgreeOnStatus(world, memory.status()));
-  return TrainingRun::Open(recipe, *std::move(data),
-                           {session, world, last, *std::move(models), *std::move(memory)})
+  return TrainingRun::Open(
+             recipe, *std::move(data),
+             {session, world, std::move(sources), last, *std::move(models), *std::move(memory)})
       ->Run();
 }
 
