@@ -1,30 +1,14 @@
 #include "trainer/run/background_save.h"
 
 #include <array>
-#include <fstream>
-#include <limits>
 #include <utility>
 
 #include "kernels/base/status_macros.h"
 #include "kernels/memory.h"
 #include "model/parallel/placement.h"
+#include "trainer/run/host_memory.h"
 
 namespace salamander {
-namespace {
-
-// What programs of this machine can still have, by the kernel's own estimate; the most there is
-// where it gives none.
-int64_t AvailableHostBytes() {
-  std::ifstream lines("/proc/meminfo");
-  std::string key, unit;
-  for (int64_t kibibytes = 0; lines >> key >> kibibytes;) {
-    if (key == "MemAvailable:") return kibibytes * 1024;
-    std::getline(lines, unit);
-  }
-  return std::numeric_limits<int64_t>::max();
-}
-
-}  // namespace
 
 int64_t StagingMemory::BytesFor(absl::Span<const TensorPiece> pieces) {
   int64_t bytes = 0;

@@ -39,7 +39,7 @@ class StagingMemory {
 };
 
 // Whether every rank of every host may take so many bytes more of its memory: together no more than
-// half of what programs can still have. Collective.
+// half of what programs can still have (trainer/run/host_memory.h). Collective.
 absl::StatusOr<bool> HasMemoryForAll(int64_t bytes, Communicator& world);
 
 class BackgroundSave {
