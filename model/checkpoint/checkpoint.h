@@ -75,6 +75,10 @@ class CheckpointWriter {
   // Writes and syncs this rank's shard. Of this rank alone, on any thread; once.
   absl::Status WriteShard(absl::Span<const TensorPiece> pieces, const ExecutionContext& where = {});
 
+  // Makes WriteShard fail soon, whether it is under way or still to come: a few megabytes later.
+  // Of this rank alone, on any thread.
+  void Cancel();
+
   // Collective, once WriteShard returned on every rank, with what it returned here.
   absl::Status Publish(const absl::Status& written,
                        const std::map<std::string, std::string>& metadata, Communicator& ranks);

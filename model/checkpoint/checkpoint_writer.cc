@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <numeric>
 #include <optional>
@@ -45,8 +46,12 @@ std::string DatasetName(const std::string& tensor, size_t index) {
 // place; the bytes are written past it, without its lock, so that others read their data meanwhile.
 class ShardWriter {
  public:
-  ShardWriter(const std::string& directory, std::string name, const ExecutionContext& where)
-      : path_(absl::StrCat(directory, "/", name)), name_(std::move(name)), where_(where) {}
+  ShardWriter(const std::string& directory, std::string name, const ExecutionContext& where,
+              const std::atomic<bool>& is_cancelled)
+      : path_(absl::StrCat(directory, "/", name)),
+        name_(std::move(name)),
+        where_(where),
+        is_cancelled_(is_cancelled) {}
 
   absl::StatusOr<Manifest> Write(absl::Span<const TensorPiece> pieces);
 
@@ -62,6 +67,12 @@ class ShardWriter {
   absl::Status WriteBytes(OutputFile& file, const TensorPiece& piece, int64_t offset,
                           Checkpoint::Piece& written);
 
+  absl::Status CheckWanted() const {
+    return is_cancelled_.load(std::memory_order_relaxed)
+               ? absl::CancelledError(absl::StrCat(path_, ": the checkpoint was given up"))
+               : absl::OkStatus();
+  }
+
   // These rows on the host: themselves where they lie there.
   absl::StatusOr<const char*> OnHost(const TensorView& rows) {
     if (where_.device.kind == DeviceKind::kCpu) return static_cast<const char*>(rows.raw());
@@ -72,6 +83,7 @@ class ShardWriter {
 
   std::string path_, name_;
   const ExecutionContext& where_;
+  const std::atomic<bool>& is_cancelled_;
   std::vector<char> staged_;
   std::vector<Place> places_;  // of the pieces
   Manifest part_;
@@ -85,6 +97,7 @@ absl::StatusOr<Manifest> ShardWriter::Write(absl::Span<const TensorPiece> pieces
     Checkpoint::Piece& written = part_.tensors[*place.tensor].pieces[place.piece];
     RETURN_IF_ERROR(WriteBytes(file, pieces[index], place.offset, written));
   }
+  RETURN_IF_ERROR(CheckWanted());
   RETURN_IF_ERROR(file.Close());
   ASSIGN_OR_RETURN(part_.shard_bytes[name_], FileSize(path_));
   return std::move(part_);
@@ -131,6 +144,7 @@ absl::Status ShardWriter::WriteBytes(OutputFile& file, const TensorPiece& piece,
       std::max<int64_t>(kStagedBytes / (row_bytes * written.block_rows), 1);
   const int64_t rows_at_once = blocks_at_once * written.block_rows;
   for (int64_t begin = 0; begin < rows; begin += rows_at_once) {
+    RETURN_IF_ERROR(CheckWanted());
     const int64_t count = std::min(rows_at_once, rows - begin);
     ASSIGN_OR_RETURN(const char* const bytes, OnHost(piece.rows.Rows(begin, count)));
     for (int64_t block = 0; block < count; block += written.block_rows) {
@@ -209,6 +223,7 @@ struct CheckpointWriter::Parts {
   std::string shard_name;
   std::optional<AtomicDirectory> directory;  // rank 0's
   Manifest written;                          // by this rank
+  std::atomic<bool> is_cancelled = false;
 };
 
 CheckpointWriter::CheckpointWriter(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
@@ -236,10 +251,15 @@ absl::StatusOr<CheckpointWriter> CheckpointWriter::Begin(const std::string& path
 
 absl::Status CheckpointWriter::WriteShard(absl::Span<const TensorPiece> pieces,
                                           const ExecutionContext& where) {
-  auto written = ShardWriter(parts_->temporary, parts_->shard_name, where).Write(pieces);
+  auto written =
+      ShardWriter(parts_->temporary, parts_->shard_name, where, parts_->is_cancelled).Write(pieces);
   const absl::Status status = written.status();
   if (written.ok()) parts_->written = *std::move(written);
   return WithFinalName(status, parts_->temporary, parts_->path);
+}
+
+void CheckpointWriter::Cancel() {
+  parts_->is_cancelled.store(true, std::memory_order_relaxed);
 }
 
 absl::Status CheckpointWriter::Publish(const absl::Status& written,

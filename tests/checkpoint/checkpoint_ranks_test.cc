@@ -75,6 +75,19 @@ TEST_F(CheckpointRanksTest, AFullDiskOnOneRankFailsEveryRankAndLeavesNothing) {
   EXPECT_TRUE(std::filesystem::is_empty(directory_));
 }
 
+TEST_F(CheckpointRanksTest, AWriterThatIsCancelledFailsEveryRankAndLeavesNothing) {
+  {
+    auto writer = CheckpointWriter::Begin(path_, ranks_);
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    if (ranks_.rank() == 1) writer->Cancel();
+    const absl::Status written = writer->WriteShard(Pieces());
+    EXPECT_EQ(absl::IsCancelled(written), ranks_.rank() == 1) << written;
+    EXPECT_FALSE(writer->Publish(written, {}, ranks_).ok());
+  }
+  ASSERT_TRUE(ranks_.Barrier().ok());
+  EXPECT_TRUE(std::filesystem::is_empty(directory_));
+}
+
 TEST_F(CheckpointRanksTest, RowsThatNoRankWroteFailEveryRank) {
   std::vector<TensorPiece> pieces = Pieces();
   if (ranks_.rank() == 1) pieces.clear();

@@ -61,7 +61,9 @@ absl::StatusOr<std::unique_ptr<BackgroundSave>> BackgroundSave::Begin(
 }
 
 BackgroundSave::~BackgroundSave() {
-  if (thread_.joinable()) thread_.join();
+  if (!thread_.joinable()) return;
+  writer_.Cancel();
+  thread_.join();
 }
 
 absl::StatusOr<bool> BackgroundSave::IsWritten(Communicator& ranks) const {

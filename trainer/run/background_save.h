@@ -51,7 +51,7 @@ class BackgroundSave {
       std::map<std::string, std::string> metadata, Communicator& ranks,
       const ExecutionContext& where, StagingMemory& memory);
 
-  // Waits for the thread. What was not published leaves nothing.
+  // Stops the thread where it still writes. What was not published leaves nothing.
   ~BackgroundSave();
   BackgroundSave(const BackgroundSave&) = delete;
   BackgroundSave& operator=(const BackgroundSave&) = delete;
@@ -72,7 +72,7 @@ class BackgroundSave {
 
   std::string path_;
   std::map<std::string, std::string> metadata_;
-  CheckpointWriter writer_;  // the thread's while it runs
+  CheckpointWriter writer_;  // the thread's while it runs, but for Cancel
   absl::Status written_;     // the same
   std::atomic<bool> is_done_ = false;
   std::thread thread_;

@@ -406,6 +406,7 @@ absl::Status TrainingRun::RunStep(Stage& stage) {
   skipped_in_a_row_ = result.is_finite ? 0 : skipped_in_a_row_ + 1;
   state_->progress.skipped_steps += result.is_finite ? 0 : 1;
   if (skipped_in_a_row_ >= kMostSkippedInARow) {
+    RETURN_IF_ERROR(FinishSave());  // on every rank: it may be the checkpoint to go on from
     return absl::DataLossError(absl::StrCat("loss or gradient was not finite for ",
                                             kMostSkippedInARow,
                                             " steps in a row; lower the learning rate and "
