@@ -123,7 +123,8 @@ absl::Status CheckPiece(const Checkpoint::Tensor& tensor, const Checkpoint::Piec
                                             " of ", shard->second, " bytes"));
   }
   const auto blocks = static_cast<int64_t>(piece.checksums.size());
-  if (piece.block_rows < 1 || blocks != (place.rows - 1) / piece.block_rows + 1) {
+  if (piece.block_rows < 1 || piece.block_rows > place.rows ||
+      blocks != (place.rows - 1) / piece.block_rows + 1) {
     return absl::DataLossError(absl::StrCat(blocks, " checksums of ", piece.block_rows,
                                             " rows each for ", place.rows, " rows"));
   }

@@ -382,7 +382,9 @@ TEST(ManifestTest, BlocksThatDoNotMakeThePieceAreRefused) {
   manifest.shard_bytes["a"] = 1000;
   manifest.tensors["t"] = {DType::kFloat32, {5, 6}, {PieceIn("a", {0, 5, 0, 6})}};
   Checkpoint::Piece& piece = manifest.tensors["t"].pieces.front();
-  for (const int64_t block_rows : {int64_t{0}, int64_t{4}, int64_t{-1}}) {
+  // The last makes bytes of a block that are 0 modulo 2^64.
+  for (const int64_t block_rows :
+       {int64_t{0}, int64_t{4}, int64_t{-1}, int64_t{6}, int64_t{1} << 62}) {
     piece.block_rows = block_rows;
     EXPECT_THAT(CheckManifest(ManifestText(manifest)).message(), HasSubstr("1 checksums of "));
   }
