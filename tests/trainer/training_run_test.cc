@@ -1,5 +1,7 @@
 #include "trainer/run/training_run.h"
 
+#include <filesystem>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -79,6 +81,16 @@ TEST_F(TrainingRunTest, ModelKeepsItsTokenizerThroughTrainingOnReadyMadeIds) {
   const auto trained = LoadModel(directory_ / "run");
   ASSERT_TRUE(trained.ok()) << trained.status();
   EXPECT_EQ(trained->baggage.at(kTokenizerText), MakeByteTokenizer()->Serialized());
+}
+
+TEST_F(TrainingRunTest, WhatAnotherMachineLeftOfACheckpointGoes) {
+  const std::string checkpoints = directory_ / "run/checkpoints";
+  const std::string leftover = checkpoints + "/.step-00000001.partial-another_machine-1-1-0";
+  std::filesystem::create_directories(leftover);
+  const absl::Status status = TrainOn(**MakeIdTokenizer(264, -1, -1));
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_FALSE(std::filesystem::exists(leftover));
+  EXPECT_EQ(ListCheckpoints(checkpoints)->size(), 1U);
 }
 
 }  // namespace

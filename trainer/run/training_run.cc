@@ -208,8 +208,9 @@ absl::Status TrainingRun::TakeBuffers() {
 absl::Status TrainingRun::PrepareDirectory() {
   if (!is_first()) return absl::OkStatus();
   RETURN_IF_ERROR(CreateDirectories(CheckpointDirectory()));
-  for (const std::string& directory : {recipe_.run_directory, CheckpointDirectory()})
-    RETURN_IF_ERROR(RemoveLeftovers(directory, Leftovers::kOfDeadWriters).status());
+  RETURN_IF_ERROR(RemoveLeftovers(recipe_.run_directory, Leftovers::kOfDeadWriters).status());
+  // The run alone writes there, on whichever machine it was before.
+  RETURN_IF_ERROR(RemoveLeftovers(CheckpointDirectory(), Leftovers::kAll).status());
   RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(recipe_.run_directory, "/recipe.yaml"),
                                       RecipeText(recipe_)));
   ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(absl::StrCat(recipe_.run_directory, "/metrics.jsonl"),
