@@ -26,6 +26,10 @@ std::string NameOf(const MeshShape& shape) {
   return absl::StrCat("data ", shape.data, " context ", shape.context, " tensor ", shape.tensor);
 }
 
+std::string BytesOf(const TensorView& view) {
+  return {static_cast<const char*>(view.raw()), static_cast<size_t>(view.bytes())};
+}
+
 // Weights and an optimizer of one rank's place in a mesh, and the gradients it would have computed.
 class Place {
  public:
@@ -76,6 +80,12 @@ class Place {
         optimizer_.Step(context_, 1e-2, {.weights = weights_, .gradients = gradients_}, &parallel_);
     SALAMANDER_CHECK(update.ok()) << update.status().ToString();
     return *update;
+  }
+
+  void TrainOnly(const std::string& name) {
+    optimizer_.Configure({}, [&](const ParameterSpec& spec) {
+      return ParameterPolicy{.is_trainable = spec.name == name};
+    });
   }
 
   const ParameterLayout& layout() const { return layout_; }
@@ -179,6 +189,35 @@ TEST(OptimizerShardTest, StateIsSharedOutEvenlyWithoutARest) {
   ASSERT_TRUE(parallel.ok());
   const Place place(CpuSession(), *parallel);
   EXPECT_EQ(place.optimizer().first_moment().size() * World().size(), place.layout().total_size());
+}
+
+TEST(OptimizerShardTest, OnlyBucketsThatHoldSomethingTrainedAreExchanged) {
+  const TestContext context(int64_t{1} << 28);
+  const auto parallel = ParallelContext::Create(World(), {.data = World().size()}, context);
+  ASSERT_TRUE(parallel.ok()) << parallel.status();
+  Place place(CpuSession(), *parallel);
+  const ParameterSpec& first = place.layout().specs().front();
+  place.TrainOnly(first.name);
+  const TensorView weights = place.weights().View(first);
+  const std::string before = BytesOf(weights);
+  const auto calls_of = [&](Collective kind) {
+    return parallel->replicas().traffic()[static_cast<size_t>(kind)].calls;
+  };
+  const int64_t sums = calls_of(Collective::kReduceScatter);
+  const int64_t gathers = calls_of(Collective::kAllGather);
+  place.FillGradients(0, World().size(), {World().rank()}, 0);
+  EXPECT_TRUE(place.Step().is_finite);
+
+  const auto buckets = place.optimizer().shard().buckets();
+  const int64_t elements = buckets.front().part * World().size();
+  const int64_t trained = World().size() == 1 ? 0 : (first.size() + elements - 1) / elements;
+  EXPECT_EQ(calls_of(Collective::kReduceScatter) - sums, trained);
+  EXPECT_EQ(calls_of(Collective::kAllGather) - gathers, trained);
+  EXPECT_LT(trained, static_cast<int64_t>(buckets.size()));
+  EXPECT_FALSE(BytesOf(weights) == before);
+  const auto weights_of_all = World().AllGather(BytesOf(weights));
+  ASSERT_TRUE(weights_of_all.ok()) << weights_of_all.status();
+  for (const std::string& others : *weights_of_all) EXPECT_TRUE(others == BytesOf(weights));
 }
 
 }  // namespace

@@ -148,7 +148,8 @@ absl::Status StagePlanner::PlanExchange(const PlannedModel& gradients) {
     return SumSharedGradients(execution_, gradients.layout, shard, gradients.buffer, parallel_);
   };
   RETURN_IF_ERROR(Pass(sum_shared));
-  return Pass([&] { return SumShard(execution_, shard, replicas, gradients.buffer.Flat()); });
+  return Pass(
+      [&] { return SumShard(execution_, shard.buckets(), replicas, gradients.buffer.Flat()); });
 }
 
 // What TrainingRun::Evaluate runs.

@@ -32,6 +32,23 @@ void Optimizer::Configure(const AdamWHyperparameters& hyperparameters, const Pol
   hyperparameters_ = hyperparameters;
   policies_.clear();
   for (const ParameterSpec& spec : layout_->specs()) policies_.push_back(policy(spec));
+  trained_buckets_.clear();
+  for (const ShardLayout::Bucket& bucket : shard_.buckets()) {
+    if (HoldsTrainable(bucket)) trained_buckets_.push_back(bucket);
+  }
+}
+
+// By what all ranks' parts hold, so that all ranks agree.
+bool Optimizer::HoldsTrainable(const ShardLayout::Bucket& bucket) const {
+  const int64_t end = bucket.begin + bucket.part * shard_.ranks();
+  const absl::Span<const ParameterSpec> specs = layout_->specs();
+  for (size_t index = 0; index < specs.size(); ++index) {
+    const ParameterSpec& spec = specs[index];
+    if (policies_[index].is_trainable && spec.offset < end &&
+        spec.offset + spec.size() > bucket.begin)
+      return true;
+  }
+  return false;
 }
 
 absl::Status Optimizer::Reset(const ExecutionContext& execution) {
@@ -90,7 +107,8 @@ absl::StatusOr<Optimizer::Update> Optimizer::Step(const ExecutionContext& execut
   SALAMANDER_CHECK(shard_.ranks() == (parallel == nullptr ? 1 : parallel->replicas().size()))
       << "the optimizer is sharded for " << shard_.ranks() << " replicas";
   if (parallel != nullptr) {
-    RETURN_IF_ERROR(SumShard(execution, shard_, parallel->replicas(), buffers.gradients.Flat()));
+    RETURN_IF_ERROR(
+        SumShard(execution, trained_buckets_, parallel->replicas(), buffers.gradients.Flat()));
     RETURN_IF_ERROR(SumSharedGradients(execution, *layout_, shard_, buffers.gradients, *parallel));
   }
   const ArenaScope scope(*execution.arena);
@@ -105,7 +123,7 @@ absl::StatusOr<Optimizer::Update> Optimizer::Step(const ExecutionContext& execut
                                           .gradient_squares = squares,
                                           .clip_norm = hyperparameters_.clip_norm}));
   if (parallel != nullptr)
-    RETURN_IF_ERROR(GatherShards(shard_, parallel->replicas(), buffers.weights.Flat()));
+    RETURN_IF_ERROR(GatherShards(trained_buckets_, parallel->replicas(), buffers.weights.Flat()));
   double sum = 0.0;
   RETURN_IF_ERROR(CopyToHost(execution, squares, &sum));
   const Update update{.gradient_norm = std::sqrt(sum), .is_finite = std::isfinite(sum)};
@@ -123,7 +141,7 @@ absl::Status Optimizer::SpreadMasters(const ExecutionContext& execution,
     }
   }
   return parallel == nullptr ? absl::OkStatus()
-                             : GatherShards(shard_, parallel->replicas(), weights.Flat());
+                             : GatherShards(shard_.buckets(), parallel->replicas(), weights.Flat());
 }
 
 }  // namespace salamander

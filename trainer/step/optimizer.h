@@ -46,7 +46,7 @@ class Optimizer {
     return Create(layout, ShardLayout(layout, 0, 1), session);
   }
 
-  // The stage's choice: hyperparameters, and a policy for each parameter.
+  // The stage's choice: hyperparameters, and a policy for each parameter, the same on all ranks.
   void Configure(const AdamWHyperparameters& hyperparameters, const PolicyOf& policy);
 
   // Zero moments and step count: `optimizer_state: reset`.
@@ -86,6 +86,7 @@ class Optimizer {
   absl::Status SumSquares(const ExecutionContext& execution, const ParameterBuffer& gradients,
                           const ParallelContext* parallel, const TensorView& squares) const;
   std::vector<AdamWTensor> Tensors(double learning_rate, const Buffers& buffers) const;
+  bool HoldsTrainable(const ShardLayout::Bucket& bucket) const;
 
   const ParameterLayout* layout_;
   ShardLayout shard_;
@@ -93,8 +94,9 @@ class Optimizer {
   TensorView first_moment_, second_moment_;  // [shard] fp32
   TensorView masters_;                       // the same; empty where the weights are fp32
   AdamWHyperparameters hyperparameters_;
-  std::vector<ParameterPolicy> policies_;  // one a parameter, in layout order
-  int64_t step_ = 0;                       // updates since the moments were zero
+  std::vector<ParameterPolicy> policies_;             // one a parameter, in layout order
+  std::vector<ShardLayout::Bucket> trained_buckets_;  // that a step changes anything in
+  int64_t step_ = 0;                                  // updates since the moments were zero
 };
 
 }  // namespace salamander
