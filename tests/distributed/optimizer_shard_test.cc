@@ -1,6 +1,8 @@
 // The optimizer's state shared out over ranks: in every layout a step gives each element the bits
 // that one rank gives it, where the sums of gradients are exact.
+#include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -74,6 +76,9 @@ class Place {
         SetElement(gradient, index, static_cast<double>(sum));
       }
     }
+  }
+  void SetGradient(size_t parameter, double value) {
+    SetElement(gradients_.View(layout_.specs()[parameter]), 0, value);
   }
   Optimizer::Update Step() {
     const auto update =
@@ -189,6 +194,39 @@ TEST(OptimizerShardTest, StateIsSharedOutEvenlyWithoutARest) {
   ASSERT_TRUE(parallel.ok());
   const Place place(CpuSession(), *parallel);
   EXPECT_EQ(place.optimizer().first_moment().size() * World().size(), place.layout().total_size());
+}
+
+// The last rank's gradient alone is not a number, in an element that the first or the last replica
+// keeps the state of: all learn of it by the norm.
+TEST(OptimizerShardTest, AGradientThatIsNotFiniteOnOneRankChangesNothingOnAny) {
+  for (const MeshShape& shape : MeshesOf(World().size())) {
+    SCOPED_TRACE(NameOf(shape));
+    const TestContext context(int64_t{1} << 28);
+    const auto parallel = ParallelContext::Create(World(), shape, context);
+    ASSERT_TRUE(parallel.ok()) << parallel.status();
+    FakeDevice device;
+    Place place(device, *parallel);
+    const auto step_with = [&](std::optional<size_t> torn) {
+      place.FillGradients(1, parallel->replicas().size(), {parallel->replicas().rank()}, 0);
+      if (torn.has_value() && World().rank() == World().size() - 1)
+        place.SetGradient(*torn, std::numeric_limits<double>::quiet_NaN());
+      return place.Step();
+    };
+    EXPECT_TRUE(step_with(std::nullopt).is_finite);
+    const auto state = [&] {
+      return BytesOf(place.weights().Flat()) + BytesOf(place.optimizer().first_moment()) +
+             BytesOf(place.optimizer().second_moment());
+    };
+    const std::string before = state();
+    for (const size_t parameter : {size_t{0}, place.layout().specs().size() - 1}) {
+      EXPECT_FALSE(step_with(parameter).is_finite);
+      EXPECT_EQ(place.optimizer().step(), 1);
+      EXPECT_TRUE(state() == before);
+    }
+    EXPECT_TRUE(step_with(std::nullopt).is_finite);
+    EXPECT_EQ(place.optimizer().step(), 2);
+    EXPECT_FALSE(state() == before);
+  }
 }
 
 TEST(OptimizerShardTest, OnlyBucketsThatHoldSomethingTrainedAreExchanged) {
