@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -10,6 +11,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -157,6 +160,29 @@ TEST_F(CollectiveLogTest, KeepsTheRecordInTheProcessWhereNoFileCanBeMade) {
   log.Begin("world", "barrier", 0);
   EXPECT_EQ(std::string(log.record().file), "");
   EXPECT_EQ(log.record().last.number, 1);
+}
+
+// In a process of its own, which may mount: a folder with room for a file's name and none of its
+// bytes.
+TEST_F(CollectiveLogTest, KeepsTheRecordInTheProcessWhereTheDiskIsFull) {
+  constexpr int kNotAllowed = 77;
+  const pid_t child = fork();
+  if (child == 0) {
+    if (unshare(CLONE_NEWNS | (geteuid() == 0 ? 0 : CLONE_NEWUSER)) != 0 ||
+        mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        mount("none", folder_.c_str(), "tmpfs", 0, "size=4k") != 0)
+      std::_Exit(kNotAllowed);
+    std::ofstream(folder_ + "/full") << std::string(4096, 'x') << std::flush;
+    CollectiveLog log(folder_, "job", 0);
+    log.Begin("world", "barrier", 0);
+    const RankRecord record = log.record();
+    std::_Exit(record.file[0] == 0 && record.last.number == 1 ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kNotAllowed)
+    GTEST_SKIP() << "may not mount here: run in a container with CAP_SYS_ADMIN";
+  EXPECT_EQ(status, 0);
 }
 
 TEST_F(CollectiveLogTest, DoesNotTakeAnotherFileForARecord) {

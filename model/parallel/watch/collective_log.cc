@@ -33,6 +33,13 @@ std::string Seconds(int64_t nanoseconds) {
   return absl::StrFormat("%.3g s", static_cast<double>(nanoseconds) * 1e-9);
 }
 
+// Whether the file has its bytes: a store into a page that the disk has no room for is a SIGBUS.
+bool Allocate(int descriptor, size_t bytes) {
+  int error = EINTR;
+  while (error == EINTR) error = posix_fallocate(descriptor, 0, static_cast<off_t>(bytes));
+  return error == 0;
+}
+
 }  // namespace
 
 // The record is slots[version % 2]; the other one is where the next is written, so that a rank that
@@ -75,7 +82,7 @@ CollectiveLog::CollectiveLog(absl::string_view folder, absl::string_view job, in
   const int descriptor = open(file.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (descriptor < 0) return;
   void* mapped = MAP_FAILED;
-  if (ftruncate(descriptor, sizeof(Page)) == 0)
+  if (Allocate(descriptor, sizeof(Page)))
     mapped = mmap(nullptr, sizeof(Page), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
   close(descriptor);
   if (mapped == MAP_FAILED) {
