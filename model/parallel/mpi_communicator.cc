@@ -4,7 +4,6 @@
 #include <array>
 #include <chrono>
 #include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <random>
 #include <string>
@@ -300,12 +299,6 @@ std::string RandomToken() {
   return absl::StrCat(absl::Hex(random(), absl::kZeroPad8), absl::Hex(random(), absl::kZeroPad8));
 }
 
-std::string TemporaryFolder() {
-  std::error_code error;
-  const auto folder = std::filesystem::temp_directory_path(error);
-  return error ? "/tmp" : folder.string();
-}
-
 // Collective. Ranks that cannot reach rank 0 are no reason not to run.
 std::unique_ptr<RankWatch> WatchRanks(Communicator& world, const CollectiveLog& log,
                                       const RankWatchOptions& options) {
@@ -341,7 +334,7 @@ absl::StatusOr<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Start() {
   int rank = 0;
   MPI_Comm_rank(world, &rank);
   options.token = FromFirstRank(RandomToken());
-  environment->log_ = std::make_unique<CollectiveLog>(TemporaryFolder(), options.token, rank);
+  environment->log_ = std::make_unique<CollectiveLog>(RecordFolder(), options.token, rank);
   // The process's main thread may be in a collective for ever.
   options.end_process = [log = environment->log_.get()](int exit_code) {
     log->RemoveFile();

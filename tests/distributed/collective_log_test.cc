@@ -139,6 +139,11 @@ TEST_F(CollectiveLogTest, CountsOnFromALargerNumber) {
   EXPECT_THAT(CollectiveText(log.record(), log.record().last_ended_ns), HasSubstr("ended 0 s ago"));
 }
 
+TEST_F(CollectiveLogTest, HasAFolderThatCanBeWrittenTo) {
+  const CollectiveLog log(RecordFolder(), absl::StrCat("collective-log-test-", getpid()), 0);
+  EXPECT_THAT(std::string(log.record().file), StartsWith(RecordFolder() + "/salamander-"));
+}
+
 TEST_F(CollectiveLogTest, CutsTextsThatAreTooLong) {
   CollectiveLog log(folder_, "job", 0);
   log.Begin(std::string(100, 'g'), std::string(100, 'o'), 1);

@@ -84,11 +84,13 @@ class LostRankTest : public testing::Test {
   TinyRoad road_;
 };
 
-// The record that a rank of the program keeps.
-std::string RecordOf(const Program& program, int rank) {
-  const std::string end = absl::StrCat("-rank-", rank);
-  for (const auto& entry : std::filesystem::directory_iterator(program.temporary_path())) {
-    if (absl::EndsWith(entry.path().string(), end)) return entry.path().string();
+// The record that a process keeps.
+std::string RecordOf(pid_t process) {
+  for (const auto& entry : std::filesystem::directory_iterator(RecordFolder())) {
+    const std::string file = entry.path().string();
+    if (!absl::StrContains(file, "/salamander-")) continue;
+    const auto record = CollectiveLog::Read(file);
+    if (record.ok() && record->process == process) return file;
   }
   return "";
 }
@@ -149,7 +151,7 @@ TEST_F(LostRankTest, IsNamedWhenItHangs) {
   const auto program = Running();
   const pid_t process = program->ProcessOf(2);
   ASSERT_GT(process, 0);
-  if (!HoldOutsideCollectives(process, RecordOf(*program, 2))) {
+  if (!HoldOutsideCollectives(process, RecordOf(process))) {
     program->Signal(SIGTERM);
     program->Wait();
     GTEST_SKIP() << "may not ptrace here: run in a container with CAP_SYS_PTRACE";

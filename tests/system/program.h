@@ -50,7 +50,6 @@ class Program {
   Outcome Wait();
 
   // Its temporary folder, which goes with it.
-  const std::string& temporary_path() const { return temporary_path_; }
 
  private:
   Launch launch_;

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstring>
 #include <ctime>
+#include <filesystem>
+#include <system_error>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -50,6 +52,15 @@ struct CollectiveLog::Page {
   RankRecord slots[2];
 };
 
+std::string RecordFolder() {
+  constexpr char kInMemory[] = "/dev/shm";
+  std::error_code error;
+  if (std::filesystem::is_directory(kInMemory, error) && access(kInMemory, W_OK | X_OK) == 0)
+    return kInMemory;
+  const auto folder = std::filesystem::temp_directory_path(error);
+  return error ? "/tmp" : folder.string();
+}
+
 int64_t MonotonicNanoseconds() {
   timespec now = {};
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -72,27 +83,31 @@ std::string RankText(const RankRecord& record) {
 }
 
 CollectiveLog::CollectiveLog(absl::string_view folder, absl::string_view job, int rank) {
-  record_.rank = rank;
-  record_.process = getpid();
-  char host[sizeof(record_.host)] = {};
+  next_.rank = rank;
+  next_.process = getpid();
+  char host[sizeof(next_.host)] = {};
   gethostname(host, sizeof(host) - 1);
-  CopyText(host, record_.host);
+  CopyText(host, next_.host);
   const std::string file = absl::StrCat(folder, "/salamander-", job, "-rank-", rank);
-  if (file.size() >= sizeof(record_.file)) return;
+  if (Map(file)) CopyText(file, next_.file);
+  Publish();
+  if (page_ != nullptr) page_->magic = kMagic;
+}
+
+bool CollectiveLog::Map(const std::string& file) {
+  if (file.size() >= sizeof(next_.file)) return false;
   const int descriptor = open(file.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-  if (descriptor < 0) return;
+  if (descriptor < 0) return false;
   void* mapped = MAP_FAILED;
   if (Allocate(descriptor, sizeof(Page)))
     mapped = mmap(nullptr, sizeof(Page), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
   close(descriptor);
   if (mapped == MAP_FAILED) {
     unlink(file.c_str());
-    return;
+    return false;
   }
-  CopyText(file, record_.file);
   page_ = new (mapped) Page;
-  Publish();
-  page_->magic = kMagic;
+  return true;
 }
 
 CollectiveLog::~CollectiveLog() {
@@ -102,31 +117,31 @@ CollectiveLog::~CollectiveLog() {
 }
 
 void CollectiveLog::RemoveFile() const {
-  if (page_ != nullptr) unlink(record_.file);
+  if (page_ != nullptr) unlink(record().file);
 }
 
 int64_t CollectiveLog::Begin(absl::string_view group, absl::string_view operation, int64_t bytes) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  CollectiveCall& call = record_.last;
+  const std::lock_guard<std::mutex> lock(changes_);
+  CollectiveCall& call = next_.last;
   ++call.number;
   call.bytes = bytes;
   call.begun_ns = MonotonicNanoseconds();
   CopyText(group, call.group);
   CopyText(operation, call.operation);
-  record_.last_ended_ns = 0;
+  next_.last_ended_ns = 0;
   open_.push_back(call);
   Publish();
   return call.number;
 }
 
 void CollectiveLog::End(int64_t number) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::mutex> lock(changes_);
   const auto ended = std::find_if(open_.begin(), open_.end(), [&](const CollectiveCall& call) {
     return call.number == number;
   });
   SALAMANDER_CHECK(ended != open_.end()) << "collective " << number << " is not under way";
   open_.erase(ended);
-  if (number == record_.last.number) record_.last_ended_ns = MonotonicNanoseconds();
+  if (number == next_.last.number) next_.last_ended_ns = MonotonicNanoseconds();
   Publish();
 }
 
@@ -137,11 +152,15 @@ void CollectiveLog::AdvanceTo(int64_t number) {
 }
 
 void CollectiveLog::Publish() {
-  record_.oldest_open = open_.empty() ? CollectiveCall{} : open_.front();
+  next_.oldest_open = open_.empty() ? CollectiveCall{} : open_.front();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    record_ = next_;
+  }
   if (page_ == nullptr) return;
-  const uint64_t next = page_->version.load(std::memory_order_relaxed) + 1;
-  page_->slots[next % 2] = record_;
-  page_->version.store(next, std::memory_order_release);
+  const uint64_t version = page_->version.load(std::memory_order_relaxed) + 1;
+  page_->slots[version % 2] = next_;
+  page_->version.store(version, std::memory_order_release);
 }
 
 RankRecord CollectiveLog::record() const {

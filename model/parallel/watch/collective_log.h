@@ -1,6 +1,6 @@
 // What a rank keeps of its collectives where its own death does not reach it: a file of a page in
-// the temporary folder of its host, mapped into memory. Ranks of the same host read it after a
-// kill -9; a rank that ends in order removes it.
+// a folder of its host, mapped into memory. Ranks of the same host read it after a kill -9; a rank
+// that ends in order removes it.
 #ifndef MODEL_PARALLEL_WATCH_COLLECTIVE_LOG_H_
 #define MODEL_PARALLEL_WATCH_COLLECTIVE_LOG_H_
 
@@ -34,6 +34,10 @@ struct RankRecord {
   CollectiveCall oldest_open;  // of those that have not ended
 };
 
+// Where records lie by default: in memory where the host has a folder for that (/dev/shm), so that
+// no disk is waited for; else in its temporary folder.
+std::string RecordFolder();
+
 // Since the host started, the same for all its processes.
 int64_t MonotonicNanoseconds();
 
@@ -46,7 +50,8 @@ std::string RankText(const RankRecord& record);
 class CollectiveLog {
  public:
   // The file is `folder`/salamander-`job`-rank-`rank`. Where it cannot be made, the record lives in
-  // the process alone and record().file is empty. The job's name tells jobs apart.
+  // the process alone and record().file is empty. The job's name tells jobs apart, and everyone on
+  // the host can read it.
   CollectiveLog(absl::string_view folder, absl::string_view job, int rank);
   ~CollectiveLog();
   CollectiveLog(const CollectiveLog&) = delete;
@@ -74,12 +79,17 @@ class CollectiveLog {
  private:
   struct Page;
 
-  void Publish();  // with mutex_ held
+  bool Map(const std::string& file);
+  void Publish();  // what next_ is now, with changes_ held
 
-  mutable std::mutex mutex_;
-  RankRecord record_;
+  // A store into the page may wait for a disk, but who asks for the record waits for none: for a
+  // copy alone, under a mutex of its own.
+  std::mutex changes_;  // held through a change, to the end of the store
   std::deque<CollectiveCall> open_;
+  RankRecord next_;
   Page* page_ = nullptr;  // mapped; nullptr: no file
+  mutable std::mutex mutex_;
+  RankRecord record_;  // next_, at the last change
 };
 
 // A collective from here to the end of the block. `log` may be nullptr: nothing is kept.
