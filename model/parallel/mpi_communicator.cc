@@ -331,10 +331,14 @@ absl::StatusOr<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Start() {
   environment->has_mpi_ = true;
   MPI_Comm world = MPI_COMM_NULL;
   RETURN_IF_ERROR(MpiStatus(MPI_Comm_dup(MPI_COMM_WORLD, &world), "duplicate the world", -1));
-  int rank = 0;
+  int rank = 0, size = 1;
   MPI_Comm_rank(world, &rank);
+  MPI_Comm_size(world, &size);
   options.token = FromFirstRank(RandomToken());
-  environment->log_ = std::make_unique<CollectiveLog>(RecordFolder(), options.token, rank);
+  options.ranks = size;
+  // Not the token: whoever is on the host can read the names of files.
+  const std::string job = FromFirstRank(RandomToken());
+  environment->log_ = std::make_unique<CollectiveLog>(RecordFolder(), job, rank);
   // The process's main thread may be in a collective for ever.
   options.end_process = [log = environment->log_.get()](int exit_code) {
     log->RemoveFile();

@@ -2,6 +2,7 @@
 #include "model/parallel/watch/rank_watch.h"
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -11,15 +12,24 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
+#include <arpa/inet.h>
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+
+#include "model/parallel/watch/watch_link.h"
 
 namespace salamander {
 namespace {
@@ -128,6 +138,7 @@ class RankWatchTest : public testing::Test {
   }
 
   RankWatchOptions options_{.token = "0123456789abcdef",
+                            .ranks = 3,
                             .limits = {.silence_seconds = 0, .collective_seconds = 0},
                             .tell = {},
                             .end_process = {}};
@@ -260,6 +271,70 @@ TEST_F(RankWatchTest, KeepsOtherJobsOut) {
   const WatchedRank stranger(folder_, 1, options, hub->watch().addresses());
   EXPECT_THAT(std::string(stranger.status().message()), HasSubstr("is not rank 0's"));
   EXPECT_EQ(hub->Told(), "");
+}
+
+// What comes of these, over a link of the test's own, before the other end closes it.
+std::vector<WatchMessage> AnswersTo(const std::vector<WatchMessage>& said,
+                                    const std::string& addresses) {
+  const std::vector<std::string> parts = absl::StrSplit(addresses, ' ');
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(std::stoi(parts.front())));
+  inet_pton(AF_INET, parts.back().c_str(), &address.sin_addr);
+  WatchLink link(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  EXPECT_EQ(connect(link.socket(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)),
+            0);
+  EXPECT_EQ(fcntl(link.socket(), F_SETFL, O_NONBLOCK), 0);
+  for (const WatchMessage& message : said) link.Send(message);
+  for (const auto end = std::chrono::steady_clock::now() + kPatience;
+       !link.is_closed() && std::chrono::steady_clock::now() < end;) {
+    auto messages = link.Exchange();
+    if (!messages.empty()) return messages;
+    AwaitSockets({{link.socket()}}, 100);
+  }
+  EXPECT_TRUE(link.is_closed());
+  return {};
+}
+
+TEST_F(RankWatchTest, AdmitsEachRankOfTheJobOnce) {
+  const auto hub = Hub();
+  const auto member = Member(1, *hub);
+  for (const int rank : {-1, 0, 1, 3}) {
+    RankRecord record;
+    record.rank = rank;
+    const auto hello = WatchMessage::Of(WatchMessageKind::kHello, record, options_.token);
+    EXPECT_TRUE(AnswersTo({hello}, hub->watch().addresses()).empty()) << rank;
+  }
+  EXPECT_EQ(hub->Told(), "");
+}
+
+TEST_F(RankWatchTest, SendsAwayWhoSaysNoHello) {
+  const auto hub = Hub();
+  EXPECT_TRUE(AnswersTo({}, hub->watch().addresses()).empty());
+  EXPECT_TRUE(AnswersTo({WatchMessage{}}, hub->watch().addresses()).empty());
+  EXPECT_EQ(hub->Told(), "");
+}
+
+TEST_F(RankWatchTest, TakesNoEchoForTheFirstRank) {
+  auto door = WatchDoor::Open();
+  ASSERT_TRUE(door.ok()) << door.status();
+  std::atomic<bool> is_over = false;
+  std::thread echo([&] {
+    std::vector<std::unique_ptr<WatchLink>> links;
+    while (!is_over) {
+      AwaitSockets({{(*door)->socket()}}, 10);
+      if (auto link = (*door)->Accept()) links.push_back(std::move(link));
+      for (const auto& link : links) {
+        for (const WatchMessage& message : link->Exchange()) link->Send(message);
+      }
+    }
+  });
+  const std::string addresses = absl::StrCat(
+      std::vector<std::string>(absl::StrSplit((*door)->addresses(), ' '))[0], " 127.0.0.1");
+  const WatchedRank rank(folder_, 1, options_, addresses);
+  EXPECT_THAT(std::string(rank.status().message()), HasSubstr("is not rank 0's"));
+  is_over = true;
+  echo.join();
 }
 
 }  // namespace

@@ -49,8 +49,6 @@ class Program {
   pid_t ProcessOf(int rank) const;    // of several; -1: there is none
   Outcome Wait();
 
-  // Its temporary folder, which goes with it.
-
  private:
   Launch launch_;
   pid_t process_ = -1;

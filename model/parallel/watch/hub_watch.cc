@@ -1,6 +1,7 @@
 #include "model/parallel/watch/hub_watch.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +17,11 @@ constexpr std::chrono::milliseconds kTimeToHearAll{300};
 constexpr std::chrono::milliseconds kTimeToTellAll{500};
 
 constexpr size_t kMostNamed = 4;
+
+// A rank says hello at once. Programs that connect and say nothing do not add up: of more than the
+// job's ranks and these, those that came first are sent away.
+constexpr std::chrono::seconds kTimeForHello{5};
+constexpr size_t kMostOthers = 64;
 
 }  // namespace
 
@@ -68,30 +74,41 @@ std::vector<WatchedSocket> HubWatch::Sockets() const {
   const auto add = [&](const WatchLink& link) {
     if (!link.is_closed()) sockets.push_back({link.socket(), link.has_unsent()});
   };
-  for (const auto& stranger : strangers_) add(*stranger);
+  for (const auto& stranger : strangers_) add(*stranger.link);
   for (const auto& [rank, member] : members_) add(*member.link);
   return sockets;
 }
 
 void HubWatch::Admit(WatchClock::time_point now) {
-  while (auto link = door_->Accept()) strangers_.push_back(std::move(link));
-  for (auto& link : strangers_) {
+  const size_t most = static_cast<size_t>(options_.ranks) + kMostOthers;
+  for (size_t come = 0; come < most; ++come) {
+    auto link = door_->Accept();
+    if (link == nullptr) break;
+    strangers_.push_back({std::move(link), now});
+  }
+  for (auto& [link, came] : strangers_) {
     const std::vector<WatchMessage> messages = link->Exchange();
-    if (!messages.empty() && messages[0].kind == WatchMessageKind::kHello &&
-        messages[0].words() == options_.token) {
+    if (!messages.empty() && IsExpected(messages[0])) {
       link->Send(WatchMessage::Of(WatchMessageKind::kHello, log_.record(), options_.token));
       members_[messages[0].record.rank] = {
           .link = std::move(link), .dated = {messages[0].record, messages[0].now_ns}, .heard = now};
-    } else if (!messages.empty() || link->is_closed()) {
+    } else if (!messages.empty() || link->is_closed() || now - came > kTimeForHello) {
       link.reset();
     }
   }
-  std::erase(strangers_, nullptr);
+  std::erase_if(strangers_, [](const Stranger& stranger) { return stranger.link == nullptr; });
+  if (strangers_.size() > most)
+    strangers_.erase(strangers_.begin(), strangers_.end() - static_cast<std::ptrdiff_t>(most));
+}
+
+bool HubWatch::IsExpected(const WatchMessage& message) const {
+  const int rank = message.record.rank;
+  return message.kind == WatchMessageKind::kHello && message.words() == options_.token &&
+         rank > 0 && rank < options_.ranks && !members_.contains(rank);
 }
 
 void HubWatch::Listen(WatchClock::time_point now) {
   for (auto& [rank, member] : members_) {
-    if (member.link->is_closed()) continue;
     for (const WatchMessage& message : member.link->Exchange()) {
       member.heard = now;
       Take(message, member);

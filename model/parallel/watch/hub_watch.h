@@ -34,6 +34,11 @@ class HubWatch : public RankWatch {
     WatchClock::time_point heard;
     bool said_goodbye = false;
   };
+  // Has not said hello.
+  struct Stranger {
+    std::unique_ptr<WatchLink> link;
+    WatchClock::time_point came;
+  };
   // A rank at fault, by rank.
   struct Loss {
     DatedRecord dated;
@@ -46,6 +51,7 @@ class HubWatch : public RankWatch {
   bool Turn();
   std::vector<WatchedSocket> Sockets() const;  // all that are open
   void Admit(WatchClock::time_point now);
+  bool IsExpected(const WatchMessage& message) const;  // the hello of a rank that has not come yet
   void Listen(WatchClock::time_point now);
   void Take(const WatchMessage& message, Member& member);
   void LookForSilence(WatchClock::time_point now);
@@ -60,7 +66,7 @@ class HubWatch : public RankWatch {
   RankWatchOptions options_;
   const CollectiveLog& log_;
   std::unique_ptr<WatchDoor> door_;
-  std::vector<std::unique_ptr<WatchLink>> strangers_;  // have not said hello
+  std::vector<Stranger> strangers_;  // as they came
   std::map<int, Member> members_;
   std::map<int, Loss> losses_;
   std::string stuck_;  // where no rank is to blame

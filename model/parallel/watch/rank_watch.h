@@ -18,7 +18,8 @@
 namespace salamander {
 
 struct RankWatchOptions {
-  std::string token;  // the same on every rank of the job, and on no other job's
+  std::string token;  // the same on every rank of the job, and known to nobody else
+  int ranks = 1;      // of the job
   WatchLimits limits;
   // From the watch's thread. `end_process` comes last, with the exit code, and need not return.
   std::function<void(const std::string&)> tell;

@@ -36,6 +36,9 @@ constexpr std::chrono::seconds kPatience{5};
 // A peer that reads nothing is not sent more than this.
 constexpr size_t kMostUnsent = 64 * sizeof(WatchMessage);
 
+// One that never stops sending is left for the others' turn after this.
+constexpr size_t kMostRead = 64 * sizeof(WatchMessage);
+
 bool IsTransient(int error) {
   return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
@@ -80,12 +83,13 @@ absl::StatusOr<std::unique_ptr<WatchLink>> ConnectTo(const std::string& host, ui
   return link;
 }
 
-// Not every program that listens is rank 0 of this job.
+// Not every program that listens is rank 0 of this job; one may send back whatever it is sent.
 std::optional<WatchMessage> AnswerTo(const WatchMessage& hello, WatchLink& link) {
   link.Send(hello);
   for (const auto end = Clock::now() + kPatience; Clock::now() < end && !link.is_closed();) {
     for (const WatchMessage& message : link.Exchange()) {
-      if (message.kind == WatchMessageKind::kHello && message.words() == hello.words())
+      if (message.kind == WatchMessageKind::kHello && message.words() == hello.words() &&
+          message.record.rank == 0)
         return message;
     }
     AwaitSockets({{link.socket(), link.has_unsent()}}, 100);
@@ -140,7 +144,7 @@ void WatchLink::Flush() {
 std::vector<WatchMessage> WatchLink::Exchange() {
   Flush();
   std::array<char, 16384> buffer = {};
-  while (!is_closed_) {
+  while (!is_closed_ && unread_.size() < kMostRead) {
     const ssize_t got = recv(socket_, buffer.data(), buffer.size(), 0);
     if (got < 0 && IsTransient(errno)) break;
     if (got <= 0) is_closed_ = true;

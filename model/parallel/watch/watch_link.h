@@ -56,7 +56,7 @@ class WatchLink {
   void Send(const WatchMessage& message);
   // No more will be sent; the other end sees it once it has read all.
   void CloseSending();
-  // Sends what waits, and gives what has arrived.
+  // Sends what waits, and gives what has arrived; of very much, the rest the next time.
   std::vector<WatchMessage> Exchange();
 
  private:
@@ -88,8 +88,8 @@ class WatchDoor {
   std::string addresses_;
 };
 
-// Tries the addresses in turn, for a few seconds each, until one answers `hello` with a hello of
-// the same token.
+// Tries the addresses in turn, for a few seconds each, until one answers `hello` with rank 0's
+// hello of the same token.
 struct WatchConnection {
   std::unique_ptr<WatchLink> link;
   WatchMessage answer;
