@@ -1,5 +1,6 @@
 #include "model/parallel/collective_watch.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +11,8 @@ namespace salamander {
 namespace {
 
 constexpr std::chrono::milliseconds kLookEvery{100};
+// Between two looks: the process was stopped meanwhile, and the device's peers with it.
+constexpr std::chrono::seconds kPause{3};
 
 }  // namespace
 
@@ -41,13 +44,16 @@ void CollectiveWatch::Pop() {
 
 absl::Status CollectiveWatch::Look() {
   const auto ended = options_.ended();
+  const auto now = Clock::now();
+  if (now - looked_ > kPause) resumed_ = now;
+  looked_ = now;
   while (ended.ok() && !pending_.empty() && pending_.front().number <= *ended) Pop();
   if (pending_.empty()) return Annotate(ended.status(), absl::StrCat("rank ", options_.rank));
   const Pending& oldest = pending_.front();
   const std::string what = absl::StrCat("rank ", options_.rank, ": ", oldest.operation, " number ",
                                         oldest.number, " of ", oldest.bytes, " bytes");
   if (!ended.ok()) return Annotate(ended.status(), absl::StrCat(what, " failed"));
-  const std::chrono::duration<double> since = Clock::now() - oldest.enqueued;
+  const std::chrono::duration<double> since = now - std::max(oldest.enqueued, resumed_);
   if (options_.timeout_seconds <= 0 || since.count() < options_.timeout_seconds)
     return absl::OkStatus();
   return absl::DeadlineExceededError(

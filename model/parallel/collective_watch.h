@@ -63,7 +63,9 @@ class CollectiveWatch {
   bool ending_ = false;
   int64_t enqueued_ = 0;
   std::deque<Pending> pending_;
-  std::thread thread_;  // last: it uses the others
+  Clock::time_point looked_ = Clock::now();
+  Clock::time_point resumed_ = looked_;  // after the last pause of the process: all count from it
+  std::thread thread_;                   // last: it uses the others
 };
 
 }  // namespace salamander

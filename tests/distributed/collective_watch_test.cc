@@ -29,13 +29,16 @@ class CollectiveWatchTest : public testing::Test {
 
   std::atomic<int64_t> ended_ = 0;
   std::atomic<bool> is_broken_ = false;
+  std::atomic<std::chrono::seconds> pause_ = std::chrono::seconds(0);  // of the next look
   std::atomic<int> times_told_ = 0;
   std::promise<absl::Status> told_;
   CollectiveWatch watch_{{.rank = 3,
                           .timeout_seconds = 0.1,
                           .ended = [this]() -> absl::StatusOr<int64_t> {
+                            const int64_t ended = ended_;
+                            std::this_thread::sleep_for(pause_.exchange({}));
                             if (is_broken_) return absl::InternalError("the link is down");
-                            return ended_.load();
+                            return ended;
                           },
                           .on_failure =
                               [this](const absl::Status& status) {
@@ -72,6 +75,16 @@ TEST_F(CollectiveWatchTest, HasNothingToSayOfCollectivesThatEnd) {
     ended_ = number;
   }
   std::this_thread::sleep_for(kSeveralLooks);
+  EXPECT_EQ(times_told_, 0);
+}
+
+TEST_F(CollectiveWatchTest, GivesACollectiveItsTimeAfterAPauseOfTheProcess) {
+  watch_.Enqueued("broadcast", 8);
+  pause_ = std::chrono::seconds(4);
+  while (pause_.load() != std::chrono::seconds(0)) std::this_thread::yield();
+  std::this_thread::sleep_for(std::chrono::seconds(1));  // the look is in its pause
+  ended_ = 1;
+  std::this_thread::sleep_for(std::chrono::seconds(3) + kSeveralLooks);
   EXPECT_EQ(times_told_, 0);
 }
 

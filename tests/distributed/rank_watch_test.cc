@@ -234,6 +234,28 @@ TEST_F(RankWatchTest, NamesTheRankThatDoesNotComeToACollective) {
                                  Not(HasSubstr("rank 1 on"))));
 }
 
+TEST_F(RankWatchTest, AJobThatWasPausedHasAllItsTimeAfterwards) {
+  options_.limits.collective_seconds = 3;
+  Fork([this] {
+    const auto hub = Hub();
+    const auto member = Member(1, *hub);
+    const std::array<WatchedRank*, 2> ranks = {hub.get(), member.get()};
+    for (WatchedRank* const rank : ranks) rank->log().Begin("world", "barrier", 0);
+    WriteLine(from_child_, "ready");
+    EXPECT_EQ(ReadLine(to_child_), "end");
+    for (WatchedRank* const rank : ranks) rank->log().End(1);
+    WriteLine(from_child_, hub->Told() + member->Told() + ".");
+    pause();
+  });
+  ASSERT_EQ(ReadLine(from_child_), "ready");
+  kill(child_, SIGSTOP);
+  std::this_thread::sleep_for(std::chrono::seconds(5));
+  kill(child_, SIGCONT);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  WriteLine(to_child_, "end");
+  EXPECT_EQ(ReadLine(from_child_), ".");
+}
+
 TEST_F(RankWatchTest, EndsAJobWhoseRanksAreAllStuckInOneCollective) {
   options_.limits.collective_seconds = 1;
   const auto hub = Hub();

@@ -61,8 +61,9 @@ bool HubWatch::Turn() {
   if (thread_.is_stopping() && members_.empty()) return false;
   if (now - told_ >= kBeat) {
     told_ = now;
+    NoticePause(now);
     LookForSilence(now);
-    LookForLateness();
+    LookForLateness(now);
     const WatchMessage alive = WatchMessage::Of(WatchMessageKind::kAlive, log_.record());
     for (auto& [rank, member] : members_) member.link->Send(alive);
   }
@@ -140,13 +141,18 @@ void HubWatch::Take(const WatchMessage& message, Member& member) {
   }
 }
 
-void HubWatch::LookForSilence(WatchClock::time_point now) {
-  const double limit = options_.limits.silence_seconds;
-  // Of a process that was itself stopped, nobody knows what the others did meanwhile.
-  if (IsAfter(looked_, limit / 2, now)) {
+// Of a process that was itself stopped, nobody knows what the others did meanwhile, and a job that
+// was stopped as a whole has all its time before it.
+void HubWatch::NoticePause(WatchClock::time_point now) {
+  if (IsAfter(looked_, kPauseSeconds, now)) resumed_ = now;
+  if (IsAfter(looked_, options_.limits.silence_seconds / 2, now)) {
     for (auto& [rank, member] : members_) member.heard = now;
   }
   looked_ = now;
+}
+
+void HubWatch::LookForSilence(WatchClock::time_point now) {
+  const double limit = options_.limits.silence_seconds;
   const bool is_one_silent = std::any_of(members_.begin(), members_.end(), [&](const auto& entry) {
     return IsAfter(entry.second.heard, limit, now);
   });
@@ -157,8 +163,9 @@ void HubWatch::LookForSilence(WatchClock::time_point now) {
   }
 }
 
-void HubWatch::LookForLateness() {
-  if (options_.limits.collective_seconds <= 0) return;
+void HubWatch::LookForLateness(WatchClock::time_point now) {
+  const double limit = options_.limits.collective_seconds;
+  if (!IsAfter(resumed_, limit, now)) return;
   std::vector<DatedRecord> records = {{log_.record(), MonotonicNanoseconds()}};
   for (const auto& [rank, member] : members_) records.push_back(member.dated);
   const auto seconds_in = [](const DatedRecord& dated) {
@@ -168,7 +175,7 @@ void HubWatch::LookForLateness() {
   const auto latest =
       std::max_element(records.begin(), records.end(),
                        [&](const auto& a, const auto& b) { return seconds_in(a) < seconds_in(b); });
-  if (seconds_in(*latest) <= options_.limits.collective_seconds) return;
+  if (seconds_in(*latest) <= limit) return;
   const Fault fault = FindFault(records, static_cast<size_t>(latest - records.begin()));
   for (const size_t index : fault.at_fault) Lose(records[index], fault.what);
   if (fault.at_fault.empty()) {

@@ -54,8 +54,9 @@ class HubWatch : public RankWatch {
   bool IsExpected(const WatchMessage& message) const;  // the hello of a rank that has not come yet
   void Listen(WatchClock::time_point now);
   void Take(const WatchMessage& message, Member& member);
+  void NoticePause(WatchClock::time_point now);
   void LookForSilence(WatchClock::time_point now);
-  void LookForLateness();
+  void LookForLateness(WatchClock::time_point now);
 
   // The job ends a moment later: ranks that die together are told of together, and ranks of a lost
   // one's host are asked what it left.
@@ -72,6 +73,7 @@ class HubWatch : public RankWatch {
   std::string stuck_;  // where no rank is to blame
   std::optional<WatchClock::time_point> verdict_at_;
   WatchClock::time_point looked_ = WatchClock::now();
+  WatchClock::time_point resumed_ = looked_;  // after the last pause of this process
   WatchClock::time_point told_;
   int exit_code_ = 1;
   WatchThread thread_;  // last: it uses the others

@@ -22,6 +22,9 @@ using WatchClock = std::chrono::steady_clock;
 // How often ranks tell each other that they are alive.
 inline constexpr std::chrono::seconds kBeat{1};
 
+// Who looks each beat and did not for so long was stopped meanwhile (SIGSTOP, a suspended machine).
+inline constexpr double kPauseSeconds = 3.0;
+
 // Whether more than so many seconds have passed since then; never where they are 0.
 inline bool IsAfter(WatchClock::time_point then, double seconds, WatchClock::time_point now) {
   return seconds > 0 && std::chrono::duration<double>(now - then).count() > seconds;
