@@ -19,19 +19,19 @@ class WatchLimitsTest : public testing::Test {
 
 TEST_F(WatchLimitsTest, TakesWhatTheEnvironmentSays) {
   unsetenv("SALAMANDER_COLLECTIVE_SECONDS");
-  setenv("SALAMANDER_SILENCE_SECONDS", "4.5", 1);
-  EXPECT_EQ(WatchLimits::FromEnvironment()->silence_seconds, 4.5);
+  setenv("SALAMANDER_SILENCE_SECONDS", "5.5", 1);
+  EXPECT_EQ(WatchLimits::FromEnvironment()->silence_seconds, 5.5);
   EXPECT_EQ(WatchLimits::FromEnvironment()->collective_seconds, 600);
   setenv("SALAMANDER_COLLECTIVE_SECONDS", "0", 1);
   EXPECT_EQ(WatchLimits::FromEnvironment()->collective_seconds, 0);
 }
 
 TEST_F(WatchLimitsTest, RefusesWhatIsNoTime) {
-  for (const char* text : {"", "soon", "-1", "2.9", "nan"}) {
+  for (const char* text : {"", "soon", "-1", "4.9", "nan"}) {
     setenv("SALAMANDER_SILENCE_SECONDS", text, 1);
     EXPECT_THAT(std::string(WatchLimits::FromEnvironment().status().message()),
                 testing::HasSubstr(std::string("SALAMANDER_SILENCE_SECONDS: found '") + text +
-                                   "', expected 3 seconds or more, or 0 for no limit"));
+                                   "', expected 5 seconds or more, or 0 for no limit"));
   }
 }
 

@@ -138,12 +138,12 @@ TEST_F(LostRankTest, IsNamedWhicheverRankIsKilled) {
 }
 
 TEST_F(LostRankTest, IsNamedWhenItsProcessIsStopped) {
-  setenv("SALAMANDER_SILENCE_SECONDS", "3", 1);
+  setenv("SALAMANDER_SILENCE_SECONDS", "5", 1);
   const auto program = Running();
   const pid_t process = program->ProcessOf(2);
   ASSERT_GT(process, 0);
   kill(process, SIGSTOP);
-  ExpectNames(2, process, "was not heard of for 3 seconds", *program);
+  ExpectNames(2, process, "was not heard of for 5 seconds", *program);
 }
 
 TEST_F(LostRankTest, IsNamedWhenItHangs) {

@@ -56,7 +56,7 @@ constexpr int64_t kStepsBefore = 20;
 
 // To end after a host was lost: silence, then what scripts/launch/mpirun grants its mpirun, then
 // the starts and ends of processes.
-constexpr int kSilenceSeconds = 4;
+constexpr int kSilenceSeconds = 5;
 constexpr double kSecondsToEnd = kSilenceSeconds + 15 + 20;
 
 class TwoHostsTest : public testing::Test {

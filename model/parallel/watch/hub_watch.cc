@@ -157,9 +157,11 @@ void HubWatch::LookForSilence(WatchClock::time_point now) {
     return IsAfter(entry.second.heard, limit, now);
   });
   if (!is_one_silent) return;
-  // The ranks of a host that is lost do not fall silent at the very same time.
+  // The ranks of a host that is lost fall silent at the same time, but for a beat, and are heard as
+  // much apart. One that is only late is not to blame.
+  constexpr double kApart = 2 * std::chrono::duration<double>(kBeat).count();
   for (const auto& [rank, member] : members_) {
-    if (IsAfter(member.heard, limit / 2, now)) Lose(member.dated, SilentText(limit));
+    if (IsAfter(member.heard, limit - kApart, now)) Lose(member.dated, SilentText(limit));
   }
 }
 

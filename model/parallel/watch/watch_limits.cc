@@ -11,8 +11,9 @@ namespace salamander {
 namespace {
 
 // Below that a rank would be lost by a few late messages.
-constexpr double kLeastSilence = 3.0;
-constexpr double kLeastCollective = 1.0;
+constexpr double kLeastSilence = 5.0;
+// What is known of a rank is up to a beat old.
+constexpr double kLeastCollective = 3.0;
 
 absl::StatusOr<double> SecondsFrom(const char* variable, double otherwise, double at_least) {
   const char* const text = std::getenv(variable);
