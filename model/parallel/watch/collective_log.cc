@@ -146,8 +146,8 @@ void CollectiveLog::End(int64_t number) {
 }
 
 void CollectiveLog::AdvanceTo(int64_t number) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  record_.last.number = std::max(record_.last.number, number);
+  const std::lock_guard<std::mutex> lock(changes_);
+  next_.last.number = std::max(next_.last.number, number);
   Publish();
 }
 
