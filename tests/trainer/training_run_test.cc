@@ -10,6 +10,7 @@
 #include "kernels/base/status_macros.h"
 #include "tests/storage/temporary_directory.h"
 #include "trainer/run/model_file.h"
+#include "trainer/run/run_state.h"
 
 namespace salamander {
 namespace {
@@ -43,18 +44,32 @@ class TrainingRunTest : public testing::Test {
     RETURN_IF_ERROR(writer.status());
     RETURN_IF_ERROR((*writer)->AddDocument(std::vector<int32_t>(100, 7), {}));
     RETURN_IF_ERROR((*writer)->Finish());
+    return Train(RecipeOf({StageOf("lm", 1)}));
+  }
+
+  Recipe RecipeOf(const std::vector<StageConfig>& stages) const {
     Recipe recipe;
     recipe.name = "test";
     recipe.run_directory = directory_ / "run";
     recipe.model.from = directory_ / "model.ckpt";
     recipe.data["text"] = {.path = directory_ / "data.h5"};
     recipe.evaluation.sequences = 0;
+    recipe.checkpoint = {.every_steps = 1, .keep_last = 10};
+    recipe.stages = stages;
+    return recipe;
+  }
+
+  static StageConfig StageOf(const std::string& name, int64_t steps) {
     StageConfig stage;
-    stage.name = "lm";
-    stage.sequence_length = stage.batch_tokens = stage.tokens = 32;
+    stage.name = name;
+    stage.sequence_length = stage.batch_tokens = 32;
+    stage.tokens = 32 * steps;
     stage.learning_rate.peak = 1e-3;
     stage.mixture = {{"text", 1.0}};
-    recipe.stages = {stage};
+    return stage;
+  }
+
+  absl::Status Train(const Recipe& recipe) {
     ASSIGN_OR_RETURN(const auto session, DeviceSession::Open({}));
     return RunRecipe(recipe, *session, *world_).status();
   }
@@ -91,6 +106,26 @@ TEST_F(TrainingRunTest, WhatAnotherMachineLeftOfACheckpointGoes) {
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_FALSE(std::filesystem::exists(leftover));
   EXPECT_EQ(ListCheckpoints(checkpoints)->size(), 1U);
+}
+
+TEST_F(TrainingRunTest, AStageThatAnEditEndsAtTheStoredStepIsOver) {
+  ASSERT_TRUE(TrainOn(**MakeIdTokenizer(264, -1, -1)).ok());
+  std::filesystem::remove_all(directory_ / "run");
+  ASSERT_TRUE(Train(RecipeOf({StageOf("lm", 2)})).ok());
+  // As if it had been stopped after the first step.
+  const std::string checkpoints = directory_ / "run/checkpoints/";
+  std::filesystem::remove_all(checkpoints + CheckpointName(2));
+  for (int time = 0; time < 2; ++time) {
+    const absl::Status ended = Train(RecipeOf({StageOf("lm", 1)}));
+    ASSERT_TRUE(ended.ok()) << ended;
+    EXPECT_EQ(ListCheckpoints(checkpoints)->size(), 1U);
+  }
+  const absl::Status more = Train(RecipeOf({StageOf("lm", 1), StageOf("more", 2)}));
+  ASSERT_TRUE(more.ok()) << more;
+  const auto progress = LoadProgress(checkpoints + CheckpointName(3));
+  ASSERT_TRUE(progress.ok()) << progress.status();
+  EXPECT_EQ(progress->stage, 2);
+  EXPECT_EQ(progress->tokens, 3 * 32);
 }
 
 }  // namespace

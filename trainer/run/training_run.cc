@@ -241,8 +241,10 @@ absl::Status TrainingRun::SaveCheckpoint() {
   last_save_ = std::chrono::steady_clock::now();
   const std::string path =
       absl::StrCat(CheckpointDirectory(), "/", CheckpointName(state_->progress.global_step));
-  // Asked for twice at one step, as when a run is stopped right after it began: what is there is
-  // the same.
+  // Asked for twice at one step: what is there holds the same model and moments. It is of the same
+  // moment, as when a run is stopped right after it began, or was saved in the middle of a stage
+  // that the recipe now ends there: a run that goes on from it ends the stage again, to the same
+  // effect.
   std::array<int64_t, 1> exists = {FileSize(absl::StrCat(path, "/manifest.json")).ok() ? 1 : 0};
   RETURN_IF_ERROR(world_.AllReduceMax(absl::MakeSpan(exists)));
   if (exists[0] != 0) return absl::OkStatus();
