@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -102,29 +103,36 @@ bool StopMainThread(pid_t process) {
          waitpid(process, &status, __WALL) == process && WIFSTOPPED(status);
 }
 
+enum class Hold : char { kHeld = 'h', kNotAllowed = 'n', kFailed = 'f' };
+
 // Holds the main thread where it is in no collective, until the process is gone. In a process of
-// its own: whoever holds a thread hears of its end before its parent does. False: not allowed here.
-bool HoldOutsideCollectives(pid_t process, const std::string& record) {
-  std::array<int, 2> held = {};
-  EXPECT_EQ(pipe(held.data()), 0);
+// its own: whoever holds a thread hears of its end before its parent does.
+Hold HoldOutsideCollectives(pid_t process, const std::string& record) {
+  std::array<int, 2> answers = {};
+  EXPECT_EQ(pipe(answers.data()), 0);
   if (fork() == 0) {
-    bool is_held = ptrace(PTRACE_SEIZE, process, nullptr, nullptr) == 0;
-    while (is_held && (is_held = StopMainThread(process))) {
+    const auto answer = [&](Hold hold) {
+      if (write(answers[1], &hold, 1) != 1 || hold != Hold::kHeld) std::_Exit(1);
+    };
+    if (ptrace(PTRACE_SEIZE, process, nullptr, nullptr) != 0)
+      answer(errno == EPERM ? Hold::kNotAllowed : Hold::kFailed);
+    while (true) {
+      if (!StopMainThread(process)) answer(Hold::kFailed);
       const auto read = CollectiveLog::Read(record);
       if (read.ok() && read->oldest_open.number == 0) break;
       ptrace(PTRACE_CONT, process, nullptr, nullptr);
       std::this_thread::sleep_for(std::chrono::milliseconds(2));  // or it would never leave it
     }
-    if (write(held[1], is_held ? "y" : "n", 1) != 1 || !is_held) std::_Exit(1);
+    answer(Hold::kHeld);
     int status = 0;
     while (waitpid(process, &status, __WALL) == process && WIFSTOPPED(status)) continue;
     std::_Exit(0);
   }
-  char answer = 'n';
-  EXPECT_EQ(read(held[0], &answer, 1), 1);
-  close(held[0]);
-  close(held[1]);
-  return answer == 'y';
+  close(answers[1]);  // so that the end of a child that says nothing is seen
+  Hold answer = Hold::kFailed;
+  EXPECT_EQ(read(answers[0], &answer, 1), 1);
+  close(answers[0]);
+  return answer;
 }
 
 TEST_F(LostRankTest, IsNamedWhicheverRankIsKilled) {
@@ -147,13 +155,17 @@ TEST_F(LostRankTest, IsNamedWhenItsProcessIsStopped) {
 }
 
 TEST_F(LostRankTest, IsNamedWhenItHangs) {
-  setenv("SALAMANDER_COLLECTIVE_SECONDS", "2", 1);
+  // More than any rank takes between two collectives, on a machine with much else to do.
+  constexpr double kSeconds = 10 * SALAMANDER_TEST_PATIENCE;
+  setenv("SALAMANDER_COLLECTIVE_SECONDS", absl::StrCat(kSeconds).c_str(), 1);
   const auto program = Running();
   const pid_t process = program->ProcessOf(2);
   ASSERT_GT(process, 0);
-  if (!HoldOutsideCollectives(process, RecordOf(process))) {
+  const Hold hold = HoldOutsideCollectives(process, RecordOf(process));
+  if (hold != Hold::kHeld) {
     program->Signal(SIGTERM);
     program->Wait();
+    ASSERT_EQ(hold, Hold::kNotAllowed);
     GTEST_SKIP() << "may not ptrace here: run in a container with CAP_SYS_PTRACE";
   }
   ExpectNames(2, process, "did not come to a collective which rank ", *program);
