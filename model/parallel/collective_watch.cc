@@ -30,11 +30,11 @@ CollectiveWatch::~CollectiveWatch() {
   while (!pending_.empty()) Pop();
 }
 
-void CollectiveWatch::Enqueued(const char* operation, int64_t bytes) {
+void CollectiveWatch::Begin(const char* operation, int64_t bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const int64_t logged =
       options_.log == nullptr ? 0 : options_.log->Begin(options_.group, operation, bytes);
-  pending_.push_back({operation, ++enqueued_, bytes, logged, Clock::now()});
+  pending_.push_back({operation, ++begun_, bytes, logged, Clock::now()});
 }
 
 void CollectiveWatch::Pop() {
@@ -53,7 +53,7 @@ absl::Status CollectiveWatch::Look() {
   const std::string what = absl::StrCat("rank ", options_.rank, ": ", oldest.operation, " number ",
                                         oldest.number, " of ", oldest.bytes, " bytes");
   if (!ended.ok()) return Annotate(ended.status(), absl::StrCat(what, " failed"));
-  const std::chrono::duration<double> since = now - std::max(oldest.enqueued, resumed_);
+  const std::chrono::duration<double> since = now - std::max(oldest.begun, resumed_);
   if (options_.timeout_seconds <= 0 || since.count() < options_.timeout_seconds)
     return absl::OkStatus();
   return absl::DeadlineExceededError(

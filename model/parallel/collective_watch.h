@@ -24,11 +24,11 @@ class CollectiveWatch {
   struct Options {
     int rank = 0;
     double timeout_seconds = 600;  // 0: no limit
-    // Where each is kept from its enqueueing to its end, under the group's name; nullptr: nowhere.
+    // Where each is kept from its beginning to its end, under the group's name; nullptr: nowhere.
     // Outlives the watch.
     CollectiveLog* log = nullptr;
     std::string group = {};
-    // How many collectives have ended, in the order they were enqueued, or what went wrong. Called
+    // How many collectives have ended, in the order they were begun, or what went wrong. Called
     // from the watch's thread.
     std::function<absl::StatusOr<int64_t>()> ended;
     // Called once, from the watch's thread.
@@ -39,8 +39,8 @@ class CollectiveWatch {
   CollectiveWatch(const CollectiveWatch&) = delete;
   CollectiveWatch& operator=(const CollectiveWatch&) = delete;
 
-  // After a collective was enqueued. Its time begins now.
-  void Enqueued(const char* operation, int64_t bytes);
+  // Before a collective is enqueued, since that may wait for peers already. Its time begins now.
+  void Begin(const char* operation, int64_t bytes);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -49,7 +49,7 @@ class CollectiveWatch {
     int64_t number;  // from 1
     int64_t bytes;
     int64_t logged;  // its number in the log
-    Clock::time_point enqueued;
+    Clock::time_point begun;
   };
 
   void Watch();
@@ -61,7 +61,7 @@ class CollectiveWatch {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool ending_ = false;
-  int64_t enqueued_ = 0;
+  int64_t begun_ = 0;
   std::deque<Pending> pending_;
   Clock::time_point looked_ = Clock::now();
   Clock::time_point resumed_ = looked_;  // after the last pause of the process: all count from it

@@ -40,11 +40,11 @@ absl::Status NcclStatus(ncclResult_t result, absl::string_view operation, int ra
 }
 
 // NCCL's calls return at once and go on by themselves. Waits until the communicator is done with
-// one that said `state`; ncclInProgress where that takes longer than `seconds`.
+// one that said `state`; ncclInProgress where that takes longer than `seconds`, if they are not 0.
 ncclResult_t Settled(ncclComm_t comm, ncclResult_t state, double seconds) {
   using Clock = std::chrono::steady_clock;
   const auto end = Clock::now() + std::chrono::duration<double>(seconds);
-  while (state == ncclInProgress && Clock::now() < end) {
+  while (state == ncclInProgress && (seconds <= 0 || Clock::now() < end)) {
     std::this_thread::sleep_for(kAskEvery);
     const ncclResult_t asked = ncclCommGetAsyncError(comm, &state);
     if (asked != ncclSuccess) return asked;
@@ -109,7 +109,7 @@ class Nccl : public Communicator {
   ~Nccl() override {
     watch_.reset();  // it asks the communicator
     const auto ended = Ended();
-    if (ended.ok() && *ended == enqueued_) Close(std::move(comm_));
+    if (ended.ok() && *ended == begun_) Close(std::move(comm_));
   }
 
   int rank() const override { return host_->rank(); }
@@ -209,15 +209,16 @@ class Nccl : public Communicator {
     return marks_.Passed();
   }
 
-  // The stream holds the collective once NCCL is done with the call.
+  // The stream holds the collective once NCCL is done with the call, which connects to peers where
+  // it has not yet, and waits for them.
   template <typename Collective>
   absl::Status Enqueue(const char* operation, const TensorView& buffer,
                        const Collective& collective) {
-    const ncclResult_t state = Settled(comm_.get(), collective(), options_.setup_seconds);
+    watch_->Begin(operation, buffer.bytes());
+    ++begun_;
+    const ncclResult_t state = Settled(comm_.get(), collective(), options_.timeout_seconds);
     RETURN_IF_ERROR(StatusOf(state, operation));
     RETURN_IF_ERROR(marks_.Enqueue());
-    watch_->Enqueued(operation, buffer.bytes());
-    ++enqueued_;
     return absl::OkStatus();
   }
 
@@ -225,7 +226,7 @@ class Nccl : public Communicator {
   NcclOptions options_;
   OwnedComm comm_;
   cuda::StreamMarks marks_;
-  int64_t enqueued_ = 0;
+  int64_t begun_ = 0;
   std::unique_ptr<CollectiveWatch> watch_;
 };
 

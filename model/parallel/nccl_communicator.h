@@ -15,8 +15,8 @@ namespace salamander {
 
 struct NcclOptions {
   ExecutionContext execution;    // collectives are enqueued on its stream
-  double setup_seconds = 300;    // for all ranks to join, and for a collective's connections
-  double timeout_seconds = 600;  // for a collective to end once it is enqueued; 0: no limit
+  double setup_seconds = 300;    // for all ranks to join
+  double timeout_seconds = 600;  // for a collective, with its connections, to end; 0: no limit
   // Called once, from a thread of the communicator's own, when a collective failed or did not end
   // in time: NCCL's kernels never give up by themselves. The status names rank and operation.
   // Expected to end the job.

@@ -47,23 +47,23 @@ class CollectiveWatchTest : public testing::Test {
 };
 
 TEST_F(CollectiveWatchTest, NamesTheCollectiveThatDoesNotEnd) {
-  watch_.Enqueued("broadcast", 8);
-  watch_.Enqueued("all-reduce (sum)", 4000);
-  watch_.Enqueued("broadcast", 16);
+  watch_.Begin("broadcast", 8);
+  watch_.Begin("all-reduce (sum)", 4000);
+  watch_.Begin("broadcast", 16);
   ended_ = 1;
   EXPECT_THAT(Told(), AllOf(HasSubstr("rank 3: all-reduce (sum) number 2 of 4000 bytes"),
                             HasSubstr("did not end within 0.1 seconds")));
 }
 
 TEST_F(CollectiveWatchTest, NamesTheCollectiveThatFailed) {
-  watch_.Enqueued("all-reduce (sum)", 4000);
+  watch_.Begin("all-reduce (sum)", 4000);
   is_broken_ = true;
   EXPECT_THAT(Told(), HasSubstr("rank 3: all-reduce (sum) number 1 of 4000 bytes failed: the link "
                                 "is down"));
 }
 
 TEST_F(CollectiveWatchTest, TellsOnce) {
-  watch_.Enqueued("broadcast", 8);
+  watch_.Begin("broadcast", 8);
   Told();
   std::this_thread::sleep_for(kSeveralLooks);
   EXPECT_EQ(times_told_, 1);
@@ -71,7 +71,7 @@ TEST_F(CollectiveWatchTest, TellsOnce) {
 
 TEST_F(CollectiveWatchTest, HasNothingToSayOfCollectivesThatEnd) {
   for (int number = 1; number <= 3; ++number) {
-    watch_.Enqueued("broadcast", 8);
+    watch_.Begin("broadcast", 8);
     ended_ = number;
   }
   std::this_thread::sleep_for(kSeveralLooks);
@@ -79,7 +79,7 @@ TEST_F(CollectiveWatchTest, HasNothingToSayOfCollectivesThatEnd) {
 }
 
 TEST_F(CollectiveWatchTest, GivesACollectiveItsTimeAfterAPauseOfTheProcess) {
-  watch_.Enqueued("broadcast", 8);
+  watch_.Begin("broadcast", 8);
   pause_ = std::chrono::seconds(4);
   while (pause_.load() != std::chrono::seconds(0)) std::this_thread::yield();
   std::this_thread::sleep_for(std::chrono::seconds(1));  // the look is in its pause
@@ -97,8 +97,8 @@ TEST_F(CollectiveWatchTest, KeepsTheLogOpenUntilTheDeviceIsDone) {
                          .group = "tensor",
                          .ended = [&]() -> absl::StatusOr<int64_t> { return ended.load(); },
                          .on_failure = [](const absl::Status&) {}});
-  watch.Enqueued("all-gather", 4000);
-  watch.Enqueued("broadcast", 8);
+  watch.Begin("all-gather", 4000);
+  watch.Begin("broadcast", 8);
   EXPECT_THAT(CollectiveText(log.record(), MonotonicNanoseconds()),
               HasSubstr("number 1, all-gather of 4000 bytes in group tensor, begun"));
   ended = 1;
@@ -118,7 +118,7 @@ TEST_F(CollectiveWatchTest, ClosesTheLogOfWhatItGivesUp) {
                            .group = "tensor",
                            .ended = []() -> absl::StatusOr<int64_t> { return 0; },
                            .on_failure = [](const absl::Status&) {}});
-    watch.Enqueued("all-gather", 4000);
+    watch.Begin("all-gather", 4000);
   }
   EXPECT_EQ(log.record().oldest_open.number, 0);
 }
