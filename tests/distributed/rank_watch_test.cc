@@ -235,6 +235,22 @@ TEST_F(RankWatchTest, NamesTheRankThatDoesNotComeToACollective) {
                                  Not(HasSubstr("rank 1 on"))));
 }
 
+TEST_F(RankWatchTest, NamesTheRankThatEndedInOrderWhileOthersWaitForIt) {
+  options_.limits.collective_seconds = 3;
+  const auto hub = Hub();
+  const auto member = Member(1, *hub);
+  const auto early = Member(2, *hub);
+  for (WatchedRank* const rank : {hub.get(), member.get()})
+    rank->log().Begin("world", "barrier", 0);
+  early->EndInOrder();
+  EXPECT_EQ(hub->ExitCode(), 1);
+  EXPECT_EQ(member->ExitCode(), 1);
+  EXPECT_THAT(hub->Told(),
+              AllOf(HasSubstr("the job ends: rank 2 on "),
+                    HasSubstr("has ended in order and did not come to a collective which rank "),
+                    HasSubstr("its last collective: none yet"), Not(HasSubstr("rank 1 on"))));
+}
+
 TEST_F(RankWatchTest, AJobThatWasPausedHasAllItsTimeAfterwards) {
   options_.limits.collective_seconds = 3;
   Fork([this] {

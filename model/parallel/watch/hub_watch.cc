@@ -105,7 +105,7 @@ void HubWatch::Admit(WatchClock::time_point now) {
 bool HubWatch::IsExpected(const WatchMessage& message) const {
   const int rank = message.record.rank;
   return message.kind == WatchMessageKind::kHello && message.words() == options_.token &&
-         rank > 0 && rank < options_.ranks && !members_.contains(rank);
+         rank > 0 && rank < options_.ranks && !members_.contains(rank) && !left_.contains(rank);
 }
 
 void HubWatch::Listen(WatchClock::time_point now) {
@@ -131,6 +131,7 @@ void HubWatch::Take(const WatchMessage& message, Member& member) {
       break;
     case WatchMessageKind::kGoodbye:
       member.said_goodbye = true;
+      left_[message.record.rank] = {message.record, message.now_ns, true, true};
       break;
     case WatchMessageKind::kLeft:
       if (const auto loss = losses_.find(message.record.rank); loss != losses_.end())
@@ -169,7 +170,10 @@ void HubWatch::LookForLateness(WatchClock::time_point now) {
   const double limit = options_.limits.collective_seconds;
   if (!IsAfter(resumed_, limit, now)) return;
   std::vector<DatedRecord> records = {{log_.record(), MonotonicNanoseconds()}};
-  for (const auto& [rank, member] : members_) records.push_back(member.dated);
+  for (const auto& [rank, member] : members_) {
+    if (!member.said_goodbye) records.push_back(member.dated);
+  }
+  for (const auto& [rank, dated] : left_) records.push_back(dated);
   const auto seconds_in = [](const DatedRecord& dated) {
     const CollectiveCall& call = dated.record.oldest_open;
     return call.number == 0 ? 0.0 : static_cast<double>(dated.now_ns - call.begun_ns) * 1e-9;
@@ -179,7 +183,10 @@ void HubWatch::LookForLateness(WatchClock::time_point now) {
                        [&](const auto& a, const auto& b) { return seconds_in(a) < seconds_in(b); });
   if (seconds_in(*latest) <= limit) return;
   const Fault fault = FindFault(records, static_cast<size_t>(latest - records.begin()));
-  for (const size_t index : fault.at_fault) Lose(records[index], fault.what);
+  for (const size_t index : fault.at_fault) {
+    const DatedRecord& dated = records[index];
+    Lose(dated, dated.has_left ? LeftText(fault.what) : fault.what);
+  }
   if (fault.at_fault.empty()) {
     stuck_ = fault.what;
     Condemn(1);

@@ -69,6 +69,7 @@ class HubWatch : public RankWatch {
   std::unique_ptr<WatchDoor> door_;
   std::vector<Stranger> strangers_;  // as they came
   std::map<int, Member> members_;
+  std::map<int, DatedRecord> left_;  // the ranks that were members and ended in order
   std::map<int, Loss> losses_;
   std::string stuck_;  // where no rank is to blame
   std::optional<WatchClock::time_point> verdict_at_;

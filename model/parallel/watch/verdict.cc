@@ -42,6 +42,10 @@ std::string FailedText(absl::string_view what) {
   return absl::StrCat("failed: ", what);
 }
 
+std::string LeftText(absl::string_view what) {
+  return absl::StrCat("has ended in order and ", what);
+}
+
 std::string LossText(const DatedRecord& lost, const std::string& what) {
   return absl::StrCat(
       RankText(lost.record), " ", what, "; its last collective",

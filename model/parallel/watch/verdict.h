@@ -19,12 +19,14 @@ struct DatedRecord {
   RankRecord record;
   int64_t now_ns = 0;
   bool is_final = false;  // what the rank told or left at its end, no older
+  bool has_left = false;  // it ended in order
 };
 
 inline constexpr char kJobEnds[] = "the job ends: ";  // scripts/launch/mpirun looks for it
 inline constexpr char kGone[] = "is gone: its process ended without a word";
 std::string SilentText(double seconds);
 std::string FailedText(absl::string_view what);
+std::string LeftText(absl::string_view what);
 
 // "rank 3 on host-b (process 21) <what>; its last collective: number 812, ...".
 std::string LossText(const DatedRecord& lost, const std::string& what);
