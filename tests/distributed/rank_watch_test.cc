@@ -197,6 +197,7 @@ TEST_F(RankWatchTest, EveryRankNamesAFirstRankThatWasKilled) {
     EXPECT_THAT(rank->Told(), AllOf(HasSubstr("the job ends: rank 0 on "), HasSubstr("is gone"),
                                     HasSubstr("number 1, broadcast of 16 bytes in group world")));
   }
+  EXPECT_FALSE(std::filesystem::exists(folder_ + "/salamander-job-rank-0"));
 }
 
 TEST_F(RankWatchTest, PassesOnTheFailureOfARankAndItsExitCode) {

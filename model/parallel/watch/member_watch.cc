@@ -1,5 +1,7 @@
 #include "model/parallel/watch/member_watch.h"
 
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +13,9 @@ namespace {
 
 // For rank 0 to read the goodbye. What it reads later it takes for a death, and is ending itself.
 constexpr std::chrono::seconds kSecondsToPart{5};
+
+// For the other ranks of a host to read what rank 0 left there, before it is removed.
+constexpr std::chrono::milliseconds kTimeToRead{300};
 
 }  // namespace
 
@@ -94,6 +99,8 @@ bool MemberWatch::EndWithoutHub(const std::string& what) {
   if (const auto left = RecordLeftBy(hub_.record, log_.record(), false); left.has_value())
     hub_ = *left;
   options_.tell(absl::StrCat(kJobEnds, LossText(hub_, what)));
+  std::this_thread::sleep_for(kTimeToRead);
+  RecordLeftBy(hub_.record, log_.record(), true);
   return End();
 }
 
