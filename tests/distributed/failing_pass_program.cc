@@ -32,11 +32,7 @@ absl::Status Score(StepProblem& problem) {
       .status();
 }
 
-}  // namespace
-}  // namespace salamander
-
-int main(int argc, char** argv) {
-  using namespace salamander;
+int Main(int argc, char** argv) {
   const auto mpi = MpiEnvironment::Start();
   if (!mpi.ok()) {
     std::cerr << mpi.status() << "\n";
@@ -51,4 +47,11 @@ int main(int argc, char** argv) {
   if (status.ok() || (*mpi)->AllArriveWithin(1.0)) return 0;
   LogError(status.message());
   (*mpi)->Abort(1, status.message());
+}
+
+}  // namespace
+}  // namespace salamander
+
+int main(int argc, char** argv) {
+  return salamander::Main(argc, argv);
 }
