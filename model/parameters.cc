@@ -101,7 +101,8 @@ absl::Status CheckTensorShards(const ModelConfig& config, int ranks) {
 
 std::vector<int> HolderCounts(const ModelConfig& config, int ranks) {
   std::set<int> counts;
-  for (const ParameterSpec& spec : ParameterLayout(config, {.rank = 0, .ranks = ranks}).specs()) {
+  const ParameterLayout layout(config, {.rank = 0, .ranks = ranks});
+  for (const ParameterSpec& spec : layout.specs()) {
     if (spec.holders > 1 && spec.holders < ranks) counts.insert(spec.holders);
   }
   return {counts.begin(), counts.end()};
