@@ -204,7 +204,7 @@ double CrossEntropyRow(const HeadCrossEntropyArgs& args, int64_t token, double w
                        Element* exponentials) {
   const int64_t vocabulary = args.head.dim(0);
   if (!args.predictions.empty()) {
-    args.predictions.data<int32_t>()[token] = static_cast<int32_t>(whole.prediction);
+    args.predictions.data<int32_t>()[token] = static_cast<int32_t>(std::llrint(whole.prediction));
   }
   if (IsWanted(args.gradients)) {
     const auto factor = GradientFactor<Element>(args.gradients, weight, args.logit_scale);
