@@ -5,16 +5,6 @@
 
 namespace salamander {
 
-ModelConfig SplittableConfig() {
-  ModelConfig config = TinyHybridConfig(3, {1});
-  config.vocabulary = 48;
-  config.intermediate = 24;
-  config.softmax.heads = 8;
-  config.softmax.kv_heads = 2;
-  config.lightning.heads = config.lightning.kv_heads = 4;
-  return config;
-}
-
 std::vector<MeshShape> MeshesOf(int ranks) {
   std::vector<MeshShape> shapes;
   for (int tensor = 1; tensor <= ranks; ++tensor) {

@@ -1,21 +1,17 @@
-// A model whose parameters any number of tensor ranks up to four can share, and numbers for its
-// elements that do not depend on who holds them and whose sums are exact in any order.
+// The meshes of some ranks, and numbers for a model's elements that do not depend on who holds them
+// and whose sums are exact in any order.
 #ifndef TESTS_DISTRIBUTED_SHARDED_STATE_H_
 #define TESTS_DISTRIBUTED_SHARDED_STATE_H_
 
 #include <cstdint>
 #include <vector>
 
-#include "model/config.h"
 #include "model/parallel/mesh.h"
 #include "model/parameters.h"
 
 namespace salamander {
 
-// Sparse and Lightning layers, and keys and values of fewer heads than four ranks.
-ModelConfig SplittableConfig();
-
-// All shapes of so many ranks.
+// All shapes of so many ranks that the splittable model (tests/model/tiny_model.h) can take.
 std::vector<MeshShape> MeshesOf(int ranks);
 
 // A multiple of 1/64 in [-1, 1] for an element of the whole parameter; `draw` tells apart what is

@@ -25,19 +25,8 @@ TEST(ParameterLayoutTest, EveryParameterStartsOnACacheLineOfADeviceEvenInBf16) {
   EXPECT_GE(layout.total_size(), end);
 }
 
-// Twelve ranks' worth of divisors: heads that divide among ranks and key-value heads that do not.
-ModelConfig SplitConfig() {
-  ModelConfig config = TinyHybridConfig(3, {1});
-  config.vocabulary = 48;
-  config.intermediate = 24;
-  config.softmax.heads = 8;
-  config.softmax.kv_heads = 2;
-  config.lightning.heads = config.lightning.kv_heads = 4;
-  return config;
-}
-
 TEST(ParameterLayoutTest, ShardsHoldEveryElementOncePerHolderAndStartWithItsWeight) {
-  const ModelConfig config = SplitConfig();
+  const ModelConfig config = SplittableConfig();
   const ParameterLayout whole(config);
   ParameterBuffer weights = *ParameterBuffer::Create(whole, DType::kFloat32);
   InitializeWeights(config, whole, 7, weights);
@@ -69,7 +58,7 @@ TEST(ParameterLayoutTest, ShardsHoldEveryElementOncePerHolderAndStartWithItsWeig
 }
 
 TEST(ParameterLayoutTest, RanksThatShareAKeyValueHeadAreItsHolders) {
-  const ModelConfig config = SplitConfig();  // 2 key-value heads
+  const ModelConfig config = SplittableConfig();  // 2 key-value heads
   for (int rank = 0; rank < 4; ++rank) {
     const ParameterLayout layout(config, {.rank = rank, .ranks = 4});
     const ParameterSpec* key = layout.Find("layers.1.mixer.key.weight");
@@ -82,7 +71,7 @@ TEST(ParameterLayoutTest, RanksThatShareAKeyValueHeadAreItsHolders) {
 }
 
 TEST(CheckTensorShardsTest, NamesWhatDoesNotDivide) {
-  ModelConfig config = SplitConfig();
+  ModelConfig config = SplittableConfig();
   EXPECT_THAT(CheckTensorShards(config, 5).message(), testing::HasSubstr("vocabulary, 48"));
   EXPECT_THAT(CheckTensorShards(config, 16).message(),
               testing::HasSubstr("intermediate width, 24"));

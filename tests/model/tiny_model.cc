@@ -53,6 +53,16 @@ ModelConfig TinyHybridConfig(int64_t layers, const std::vector<int64_t>& kept) {
   return OrDie(HybridConfig(OrDie(CandidateConfig(TinyDenseConfig(layers))), kept, options));
 }
 
+ModelConfig SplittableConfig() {
+  ModelConfig config = TinyHybridConfig(3, {1});
+  config.vocabulary = 48;
+  config.intermediate = 24;
+  config.softmax.heads = 8;
+  config.softmax.kv_heads = 2;
+  config.lightning.heads = config.lightning.kv_heads = 4;
+  return config;
+}
+
 SparseConfig TinySparseConfig() {
   return {.kernel_size = 4,
           .kernel_stride = 2,

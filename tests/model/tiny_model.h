@@ -21,6 +21,10 @@ ModelConfig TinyDenseConfig(int64_t layers);
 // Kept layers (as given) without RoPE and with gates, the others Lightning.
 ModelConfig TinyHybridConfig(int64_t layers, const std::vector<int64_t>& kept);
 
+// Softmax and Lightning layers whose parameters 1, 2 or 4 tensor ranks can share; keys and values
+// of fewer softmax heads than four ranks.
+ModelConfig SplittableConfig();
+
 // Selection small enough to matter at a hundred tokens: blocks of 8, one local, two of content.
 SparseConfig TinySparseConfig();
 

@@ -48,7 +48,7 @@ struct MemoryPlan {
 // needs the most. An arena's need hangs on how the data is cut into documents: it is taken for
 // whole sequences, for two documents in each and for short ones, whichever is the most. Not
 // counted: what NCCL takes for itself. Sends nothing. Fails where a stage does not fit the model,
-// and where the session's device plans nothing.
+// and where the device plans nothing.
 absl::StatusOr<MemoryPlan> PlanMemory(const Recipe& recipe, const RunModels& models,
                                       int64_t first_stage, int ranks, DeviceSession& session);
 
