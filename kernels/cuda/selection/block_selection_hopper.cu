@@ -24,10 +24,11 @@
 // those of that size, decides among the few scores of the latter, and lists the bits.
 //
 // A query's result does not depend on its neighbours: tiles of windows start at the same window for
-// all, and all sums have a fixed order.
+// all, and all sums have a fixed order. But a document of more than kWarpgroupMostBlocks blocks
+// takes its whole call to the general kernel, whose scores may differ in their last bits.
 //
 // Registers of a scorer's thread: 64 left operands, 32 accumulators, 16 sums of windows. Shared
-// memory for heads of 128: 64 KiB of keys, 96 KiB of queries, 48 KiB of counts, 15 KiB of listers.
+// memory for heads of 128: 64 KiB of keys, 96 KiB of queries, 48 KiB of counts, 12 KiB of listers.
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/selection/block_selection_hopper.h"
